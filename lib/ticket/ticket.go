@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -22,6 +23,9 @@ import (
 
 // MaxSize bounds the JSON text of a ticket, in bytes.
 const MaxSize = 1 << 20
+
+// DefaultRetry is how often a ticket is tried in all if it does not say.
+const DefaultRetry = 3
 
 // The values of Status.
 const (
@@ -72,11 +76,18 @@ type Ticket struct {
 	JobID        string              // with BuildNumber and Step: where it belongs
 	BuildNumber  Number              //
 	Step         string              // the key of the build's step
+	Name         string              // the step's name for people
+	Needs        []string            // keys of the steps that must have ended before
+	When         string              // "", "failure" or "always": what of Needs lets it run
+	Retry        int                 // attempts in all; 0: DefaultRetry
+	Spared       int                 // attempts that do not count: given back by an operator
 	Params       json.RawMessage     // the tool's own parameters: a JSON object
 	Env          map[string]string   // variables for the script
 	Timeout      int                 // seconds; 0: none
 	Workspace    []string            // layer digests, lowest first
 	Artifacts    map[string][]string // artifact id → path as a list of its parts
+	Started      *time.Time          // when the attempt began
+	Ended        *time.Time          // when it was complete
 
 	// Extra holds every other field as it was read.
 	Extra map[string]json.RawMessage
@@ -97,11 +108,18 @@ func (t *Ticket) fields() []field {
 		{"job_id", &t.JobID, "a string"},
 		{"build_number", &t.BuildNumber, "a build number of at most 16 digits"},
 		{"step", &t.Step, "a string"},
+		{"name", &t.Name, "a string"},
+		{"needs", &t.Needs, "a list of strings"},
+		{"when", &t.When, `"success", "failure" or "always"`},
+		{"retry", &t.Retry, "a whole number of attempts"},
+		{"spared", &t.Spared, "a whole number of attempts"},
 		{"params", &t.Params, "an object"},
 		{"env", &t.Env, "an object of strings"},
 		{"timeout", &t.Timeout, "a whole number of seconds"},
 		{"workspace", &t.Workspace, "a list of layer digests"},
 		{"artifacts", &t.Artifacts, "an object of lists of path parts"},
+		{"started", &t.Started, "a time as in RFC 3339"},
+		{"ended", &t.Ended, "a time as in RFC 3339"},
 	}
 }
 
@@ -312,6 +330,16 @@ func kindOf(typ reflect.Type) string {
 		return kindOf(typ.Elem())
 	}
 	return "a number"
+}
+
+// Spent tells whether the ticket has used up its attempts, the present one not
+// counted.
+func (t *Ticket) Spent() bool {
+	retry := t.Retry
+	if retry == 0 {
+		retry = DefaultRetry
+	}
+	return t.Attempt-t.Spared > retry
 }
 
 // Finish completes t with the outcome of err: nil is a success.

@@ -1,0 +1,329 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/distci/distci/lib/coord"
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/ticket"
+)
+
+// Claim is the right to work on a ticket.
+type Claim struct {
+	Ticket *ticket.Ticket // running, with the assignee and the attempt
+	Worker string
+	Token  int64 // fencing token: grows with every claim of the cluster
+
+	q            *Queue
+	place        place
+	path         string // of the claim's node
+	nonce        string
+	version      int32 // of the ticket as claimed
+	claimVersion int32
+	session      int64     // that the claim goes with; 0: a lease
+	until        time.Time // a lease's end
+
+	setIndex, claimIndex int // of the operations whose stats settle the claim
+}
+
+// newClaim prepares a claim of t by worker; a transaction makes it true.
+func (q *Queue) newClaim(t *ticket.Ticket, p place, worker string) *Claim {
+	now := time.Now().UTC()
+	t.Status, t.Assignee, t.Started = ticket.Running, worker, &now
+	t.Attempt++
+	return &Claim{Ticket: t, Worker: worker, q: q, place: p, path: p.claim(), nonce: uuid.NewString()}
+}
+
+func (c *Claim) record() claimRecord {
+	r := claimRecord{Worker: c.Worker, Nonce: c.nonce}
+	if !c.until.IsZero() {
+		r.Until = c.until.UnixMilli()
+	}
+	return r
+}
+
+func (c *Claim) settle(set, claim coord.Stat) {
+	c.version, c.Token, c.claimVersion, c.session = set.Version, set.Mzxid, claim.Version, claim.Owner
+}
+
+// Held tells whether the claim can still be relied on, by this process's own
+// clock: the session that it goes with is the present one and its safe time
+// has not run out. A lease is judged by the ticket's version alone.
+func (c *Claim) Held() bool {
+	if c.session == 0 {
+		return true
+	}
+	s := c.q.conn.Session()
+	return s.ID == c.session && time.Now().Before(s.SafeUntil())
+}
+
+// Claim takes the oldest ticket, or nearly so, that a worker with these
+// capabilities may take. It returns nil if there is none. Tickets for which
+// skip (which may be nil) is true are left to others.
+func (q *Queue) Claim(ctx context.Context, offer []string, worker string, skip func(id string) bool) (*Claim, error) {
+	// The head first; after each race that was lost, a wider choice, so that
+	// many workers do not keep running into each other.
+	for window := 1; window <= 256; window *= 4 {
+		places, err := q.oldest(ctx, offer, skip)
+		if err != nil || len(places) == 0 {
+			return nil, err
+		}
+		for range 3 {
+			if len(places) == 0 {
+				break
+			}
+			i := rand.IntN(min(window, len(places)))
+			c, err := q.claimAt(ctx, places[i], worker)
+			if c != nil || err != nil {
+				return c, err
+			}
+			places = slices.Delete(places, i, i+1)
+		}
+	}
+	return nil, nil
+}
+
+// oldest lists the tickets of the first slice that has any, of every set that
+// is served, the oldest first.
+func (q *Queue) oldest(ctx context.Context, offer []string, skip func(id string) bool) ([]place, error) {
+	names, err := q.conn.Children(ctx, queueRoot)
+	if err != nil {
+		return nil, err
+	}
+	var places []place
+	for _, name := range names {
+		if !parseSet(name).servedBy(offer) {
+			continue
+		}
+		root := queueRoot + "/" + name + "/r"
+		sl, err := q.conn.Children(ctx, root)
+		if errors.Is(err, coord.ErrNoNode) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for i, slice := range sl {
+			ids, err := q.conn.Children(ctx, root+"/"+slice)
+			if errors.Is(err, coord.ErrNoNode) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			found := false
+			for _, id := range ids {
+				if skip == nil || !skip(id) {
+					places = append(places, place{name, slice, id})
+					found = true
+				}
+			}
+			if found {
+				break
+			}
+			if len(ids) == 0 && i < len(sl)-1 { // refused if somebody has filled it meanwhile
+				_, _ = q.conn.Txn(ctx, coord.Delete(root+"/"+slice, coord.AnyVersion))
+			}
+		}
+	}
+	sort.Slice(places, func(i, j int) bool { return places[i].id < places[j].id })
+	return places, nil
+}
+
+// claimAt claims one ticket; nil if somebody else was faster.
+func (q *Queue) claimAt(ctx context.Context, p place, worker string) (*Claim, error) {
+	data, st, err := q.conn.Get(ctx, p.ticket())
+	if errors.Is(err, coord.ErrNoNode) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	t, err := ticket.Parse(data)
+	if err != nil {
+		return nil, fault.Errorf(fault.Internal, "queue: ticket %s: %w", p.id, err)
+	}
+	c := q.newClaim(t, p, worker)
+	return c, q.take(ctx, &c, st.Version, coord.CreateEphemeral(c.path, c.record().encode()))
+}
+
+// take carries out the claim *c; it makes it nil if that was refused.
+func (q *Queue) take(ctx context.Context, c **Claim, version int32, claim coord.Op) error {
+	p := (*c).place
+	data, err := encode((*c).Ticket)
+	if err != nil {
+		return err
+	}
+	for uncertain := false; ; {
+		stats, err := q.conn.Txn(ctx, coord.Delete(p.ready(), coord.AnyVersion),
+			coord.Create(p.run(), p.inRun()), claim, coord.Set(p.ticket(), data, version))
+		var te *coord.TxnError
+		switch {
+		case err == nil:
+			(*c).settle(stats[3], stats[2])
+			return nil
+		case errors.Is(err, coord.ErrUnknown):
+			uncertain = true
+			if err := pause(ctx); err != nil {
+				*c = nil
+				return err
+			}
+			continue
+		case uncertain && errors.As(err, &te): // was it us?
+			nonce := (*c).nonce
+			data, st, e := q.conn.Get(ctx, claim.Path)
+			if e == nil && readClaim(data).Nonce == nonce {
+				(*c).version, (*c).Token, (*c).claimVersion, (*c).session = version+1, st.Czxid, st.Version, st.Owner
+				return nil
+			}
+			err = e
+			if errors.Is(e, coord.ErrNoNode) {
+				err = nil
+			}
+		case errors.As(err, &te), errors.Is(err, coord.ErrExpired):
+			err = nil
+		}
+		*c = nil
+		return err
+	}
+}
+
+// Take claims the ticket at ref, which must be ready. Errors: ErrLost if
+// somebody else was faster.
+func (q *Queue) Take(ctx context.Context, ref Ref, worker string) (*Claim, error) {
+	if ref.claimed || ref.place.set == parkedSet {
+		return nil, ErrLost
+	}
+	c, err := q.claimAt(ctx, ref.place, worker)
+	if c == nil && err == nil {
+		err = ErrLost
+	}
+	return c, err
+}
+
+// Lease claims the ticket at ref for a worker that has no session, for the
+// given time. Errors: ErrLost if somebody else was faster.
+func (q *Queue) Lease(ctx context.Context, ref Ref, t *ticket.Ticket, worker string, d time.Duration) (*Claim, error) {
+	if ref.claimed || ref.place.set == parkedSet {
+		return nil, ErrLost
+	}
+	c := q.newClaim(t.Clone(), ref.place, worker)
+	c.path, c.until = ref.place.lease(), time.Now().Add(d)
+	err := q.take(ctx, &c, ref.version, coord.Create(c.path, c.record().encode()))
+	if c == nil && err == nil {
+		err = ErrLost
+	}
+	return c, err
+}
+
+// Leased returns the claim of the leased ticket t at ref. Errors: ErrLost if
+// there is no lease.
+func (q *Queue) Leased(ctx context.Context, ref Ref, t *ticket.Ticket) (*Claim, error) {
+	if !ref.claimed {
+		return nil, ErrLost
+	}
+	data, st, err := q.conn.Get(ctx, ref.place.lease())
+	if errors.Is(err, coord.ErrNoNode) {
+		return nil, ErrLost
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := readClaim(data)
+	return &Claim{Ticket: t, Worker: r.Worker, q: q, place: ref.place, path: ref.place.lease(), nonce: r.Nonce,
+		version: ref.version, claimVersion: st.Version, until: time.UnixMilli(r.Until)}, nil
+}
+
+// Extend makes the lease last for d from now. The ticket's data become those
+// of c.Ticket. Errors: ErrLost.
+func (c *Claim) Extend(ctx context.Context, d time.Duration) error {
+	c.until = time.Now().Add(d)
+	data, err := encode(c.Ticket)
+	if err != nil {
+		return err
+	}
+	stats, err := c.q.conn.Txn(ctx, coord.Set(c.path, c.record().encode(), c.claimVersion), coord.Set(c.place.ticket(), data, c.version))
+	var te *coord.TxnError
+	if errors.As(err, &te) {
+		return ErrLost
+	}
+	if err == nil {
+		c.claimVersion, c.version = stats[0].Version, stats[1].Version
+	}
+	return err
+}
+
+// Previous is what became of the attempt before, as it stands in a ticket that
+// was given back.
+type Previous struct {
+	Worker string     `json:"worker"`
+	Fault  fault.Kind `json:"fault"`
+	Error  string     `json:"error,omitempty"`
+}
+
+// previousField is the ticket's field that holds a Previous.
+const previousField = "previous"
+
+// PreviousOf tells what became of the attempt before; ok is false at the
+// first one.
+func PreviousOf(t *ticket.Ticket) (p Previous, ok bool) {
+	ok, err := t.Get(previousField, &p)
+	return p, ok && err == nil
+}
+
+// back is the ticket as it is posted again.
+func back(t *ticket.Ticket, p Previous) *ticket.Ticket {
+	t = t.Clone()
+	t.Status, t.Assignee, t.Started, t.Result, t.Error, t.Fault = ticket.Pending, "", nil, "", "", fault.None
+	_ = t.Set(previousField, p) // plain strings
+	return t
+}
+
+// Release gives the ticket back for another attempt, because of cause. With
+// spare, this attempt does not count. Errors: ErrLost.
+func (c *Claim) Release(ctx context.Context, cause error, spare bool) error {
+	t := back(c.Ticket, Previous{Worker: c.Worker, Fault: fault.Of(cause), Error: cause.Error()})
+	if spare {
+		t.Spared++
+	}
+	return c.q.putBack(ctx, c.place, t, c.version, coord.Delete(c.path, c.claimVersion))
+}
+
+// putBack makes a claimed ticket ready again. The claim operations come first;
+// they prove that the caller may do it.
+func (q *Queue) putBack(ctx context.Context, p place, t *ticket.Ticket, version int32, claim ...coord.Op) error {
+	data, err := encode(t)
+	if err != nil {
+		return err
+	}
+	ops := append(claim, coord.Delete(p.run(), coord.AnyVersion), coord.Set(p.ticket(), data, version), coord.Create(p.ready(), nil))
+	for uncertain := false; ; {
+		_, err := q.conn.Txn(ctx, ops...)
+		var te *coord.TxnError
+		switch {
+		case errors.Is(err, coord.ErrUnknown):
+			uncertain = true
+			if err := pause(ctx); err != nil {
+				return err
+			}
+			continue
+		case coord.Refused(err, len(ops)-1) && errors.Is(err, coord.ErrNoNode):
+			if err := q.ensureSlice(ctx, p); err != nil {
+				return err
+			}
+			continue
+		case errors.As(err, &te) && uncertain:
+			return nil // by us, or by somebody who had the same in mind
+		case errors.As(err, &te):
+			return ErrLost
+		}
+		return err
+	}
+}

@@ -1,0 +1,233 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/distci/distci/lib/coord"
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/ticket"
+)
+
+// Wait returns when there may be a ticket for a worker with these
+// capabilities, or after max.
+func (q *Queue) Wait(ctx context.Context, offer []string, skip func(id string) bool, max time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, max)
+	defer cancel()
+	news := make(chan struct{}, 1)
+	watch := func(path string) error {
+		w, err := q.conn.WatchChildren(ctx, path)
+		if errors.Is(err, coord.ErrNoNode) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer w.Stop()
+			select {
+			case <-w.C():
+				select {
+				case news <- struct{}{}:
+				default:
+				}
+			case <-ctx.Done():
+			}
+		}()
+		return nil
+	}
+	err := q.watchReady(ctx, offer, watch)
+	if err != nil {
+		return err
+	}
+	if places, err := q.oldest(ctx, offer, skip); err != nil || len(places) > 0 {
+		return err
+	}
+	select {
+	case <-news:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// watchReady watches all folders in which a ticket could become ready.
+func (q *Queue) watchReady(ctx context.Context, offer []string, watch func(path string) error) error {
+	if err := watch(queueRoot); err != nil {
+		return err
+	}
+	sets, err := q.conn.Children(ctx, queueRoot)
+	if err != nil {
+		return err
+	}
+	for _, name := range sets {
+		if !parseSet(name).servedBy(offer) {
+			continue
+		}
+		root := queueRoot + "/" + name
+		for _, dir := range []string{root, root + "/r"} {
+			if err := watch(dir); err != nil {
+				return err
+			}
+		}
+		names, err := q.conn.Children(ctx, root+"/r")
+		if err != nil && !errors.Is(err, coord.ErrNoNode) {
+			return err
+		}
+		for _, slice := range names {
+			if err := watch(root + "/r/" + slice); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Requeue makes the tickets ready again whose holders are gone: claimed, but
+// without a claim, or with a lease that has run out. Any number of processes
+// may do so at any time. It returns the tickets' ids.
+func (q *Queue) Requeue(ctx context.Context) ([]string, error) {
+	running, err := q.conn.Children(ctx, runRoot)
+	if err != nil || len(running) == 0 {
+		return nil, err
+	}
+	claims, err := q.conn.Children(ctx, claimRoot)
+	if err != nil {
+		return nil, err
+	}
+	leases, err := q.conn.Children(ctx, leaseRoot)
+	if err != nil {
+		return nil, err
+	}
+	var done []string
+	for _, id := range running {
+		if _, held := slices.BinarySearch(claims, id); held {
+			continue
+		}
+		_, leased := slices.BinarySearch(leases, id)
+		ok, err := q.requeue(ctx, id, leased)
+		if err != nil {
+			return done, err
+		}
+		if ok {
+			done = append(done, id)
+		}
+	}
+	return done, q.tidy(ctx)
+}
+
+// requeue puts one ticket back if its holder is gone. It reads first and
+// proves with the transaction that nothing has changed since.
+func (q *Queue) requeue(ctx context.Context, id string, leased bool) (bool, error) {
+	entry, _, err := q.conn.Get(ctx, runRoot+"/"+id)
+	if errors.Is(err, coord.ErrNoNode) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	p, ok := placeInRun(id, entry)
+	if !ok {
+		return false, fault.Errorf(fault.Internal, "queue: %s%s: %q is not a place", runRoot, id, entry)
+	}
+	data, st, err := q.conn.Get(ctx, p.ticket())
+	if errors.Is(err, coord.ErrNoNode) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	t, err := ticket.Parse(data)
+	if err != nil {
+		return false, fault.Errorf(fault.Internal, "queue: ticket %s: %w", id, err)
+	}
+	// Creating the claim for an instant proves that nobody holds it.
+	claim := []coord.Op{coord.CreateEphemeral(p.claim(), nil), coord.Delete(p.claim(), 0)}
+	cause := "the worker went away"
+	if leased {
+		data, st, err := q.conn.Get(ctx, p.lease())
+		if errors.Is(err, coord.ErrNoNode) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if time.Now().UnixMilli() < readClaim(data).Until {
+			return false, nil
+		}
+		claim = append(claim, coord.Delete(p.lease(), st.Version))
+		cause = "the worker's lease ran out"
+	}
+	err = q.putBack(ctx, p, back(t, Previous{Worker: t.Assignee, Fault: fault.Lost, Error: cause}), st.Version, claim...)
+	if errors.Is(err, ErrLost) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// tidy removes the slices that are used up. A slice that still has tickets
+// refuses to go.
+func (q *Queue) tidy(ctx context.Context) error {
+	sets, err := q.conn.Children(ctx, queueRoot)
+	if err != nil {
+		return err
+	}
+	for _, name := range sets {
+		root := queueRoot + "/" + name
+		ready, err := q.conn.Children(ctx, root+"/r")
+		if err != nil && !errors.Is(err, coord.ErrNoNode) {
+			return err
+		}
+		all, err := q.conn.Children(ctx, root+"/t")
+		if err != nil && !errors.Is(err, coord.ErrNoNode) {
+			return err
+		}
+		for i, slice := range all {
+			if _, used := slices.BinarySearch(ready, slice); used || i == len(all)-1 {
+				continue
+			}
+			_, err := q.conn.Txn(ctx, coord.Delete(root+"/t/"+slice, coord.AnyVersion))
+			var te *coord.TxnError
+			if err != nil && !errors.As(err, &te) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Depth is how many tickets of a set of capabilities are ready.
+type Depth struct {
+	Capabilities []string `json:"capabilities"`
+	Ready        int      `json:"ready"`
+}
+
+// Depths counts the ready tickets of every set that has any.
+func (q *Queue) Depths(ctx context.Context) ([]Depth, error) {
+	sets, err := q.conn.Children(ctx, queueRoot)
+	if err != nil {
+		return nil, err
+	}
+	var ds []Depth
+	for _, name := range sets {
+		n := 0
+		names, err := q.conn.Children(ctx, queueRoot+"/"+name+"/r")
+		if errors.Is(err, coord.ErrNoNode) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, slice := range names {
+			_, st, err := q.conn.Get(ctx, queueRoot+"/"+name+"/r/"+slice)
+			if err == nil {
+				n += st.NumChildren
+			}
+		}
+		if n > 0 {
+			ds = append(ds, Depth{parseSet(name).caps, n})
+		}
+	}
+	return ds, nil
+}

@@ -1,0 +1,138 @@
+// Package repo is the shared repository of a cluster: jobs, builds, logs and
+// artefacts. What is live and small is in the coordination service, what lasts
+// is in the store; this package knows what is where.
+//
+// In the coordination service:
+//
+//	/jobs/<job>          the number of the job's last build
+//	/builds/<job>:<n>    the record of a build that is not finished
+//
+// In the store, where a build number has 16 digits and a step's key 4:
+//
+//	jobs/<job>                          configuration
+//	tags/<job>/<tag>                    the number of a build
+//	builds/<job>/<n>/state              the record of a finished build
+//	builds/<job>/<n>/log/<step>.<attempt>
+//	builds/<job>/<n>/artifacts/<id>     the bytes
+//	builds/<job>/<n>/artifacts/<id>.json  size, SHA-256
+//	builds/<job>/<n>/manifest/<step>    what the step published
+//	layers/sha256/<hex>                 workspace layers
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+
+	"github.com/distci/distci/lib/coord"
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/queue"
+	"github.com/distci/distci/lib/store"
+	"github.com/distci/distci/lib/ticket"
+)
+
+// Errors of kind Unavailable.
+var (
+	ErrNoJob      = fault.Errorf(fault.Unavailable, "no such job")
+	ErrNoBuild    = fault.Errorf(fault.Unavailable, "no such build")
+	ErrNoArtifact = fault.Errorf(fault.Unavailable, "no such artifact")
+	ErrNoTag      = fault.Errorf(fault.Unavailable, "no such tag")
+)
+
+// Repo is the repository of one cluster. It may be used by several goroutines.
+type Repo struct {
+	conn  coord.Conn
+	queue *queue.Queue
+	store store.Store
+}
+
+const (
+	jobsRoot   = "/jobs"
+	buildsRoot = "/builds"
+)
+
+// maxRecord bounds the record of a live build, in bytes of JSON: it shares a
+// transaction with the tickets that are posted.
+const maxRecord = 512 << 10
+
+// Open returns the repository over conn and st.
+func Open(ctx context.Context, conn coord.Conn, st store.Store) (*Repo, error) {
+	q, err := queue.New(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range []string{jobsRoot, buildsRoot} {
+		if err := coord.EnsurePath(ctx, conn, p); err != nil {
+			return nil, err
+		}
+	}
+	return &Repo{conn, q, st}, nil
+}
+
+// Queue is the cluster's queue of tickets.
+func (r *Repo) Queue() *queue.Queue { return r.queue }
+
+// Store is the cluster's store.
+func (r *Repo) Store() store.Store { return r.store }
+
+var (
+	jobID = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,256}$`)
+	tagID = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,127}$`)
+)
+
+// ValidJob tells whether s can be a job's id.
+func ValidJob(s string) bool { return jobID.MatchString(s) }
+
+// ValidTag tells whether s can be a tag.
+func ValidTag(s string) bool { return tagID.MatchString(s) }
+
+func jobPath(job string) string { return jobsRoot + "/" + job }
+func buildPath(job string, n ticket.Number) string {
+	return fmt.Sprintf("%s/%s:%d", buildsRoot, job, n)
+}
+
+func jobKey(job string) string { return "jobs/" + pad(job) }
+
+// pad keeps a job's id within a store's key: ids of more than 255 bytes get
+// one more part.
+func pad(job string) string {
+	if len(job) > 255 {
+		return job[:255] + "/" + job[255:]
+	}
+	return job
+}
+
+func jobPrefix(job string) string { return "builds/" + pad(job) + "/" }
+
+func buildPrefix(job string, n ticket.Number) string {
+	return fmt.Sprintf("%s%016d/", jobPrefix(job), n)
+}
+
+// stepKey is a step's key as a part of a store's key.
+func stepKey(step string) string {
+	if n, err := strconv.Atoi(step); err == nil {
+		return fmt.Sprintf("%04d", n)
+	}
+	return step
+}
+
+func logKey(job string, n ticket.Number, step string, attempt int) string {
+	return fmt.Sprintf("%slog/%s.%02d", buildPrefix(job, n), stepKey(step), attempt)
+}
+
+// deleteAll removes every object whose key begins with prefix.
+func (r *Repo) deleteAll(ctx context.Context, prefix string) error {
+	for {
+		infos, err := r.store.List(ctx, prefix, "", 0)
+		if err != nil || len(infos) == 0 {
+			return err
+		}
+		for _, i := range infos {
+			if err := r.store.Delete(ctx, i.Key); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+		}
+	}
+}

@@ -1,0 +1,317 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/queue"
+	"github.com/distci/distci/lib/repo"
+	"github.com/distci/distci/lib/sandbox"
+	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/lib/workspace"
+)
+
+// controlType is the type of the tickets whose answer moves a whole build.
+const controlType = "build-control"
+
+// slot works on one ticket at a time, in a folder of its own.
+type slot struct {
+	*Worker
+	dir string
+
+	// The workspace that is there: of which build, made of which layers, and
+	// its index. No layers and no index: unknown.
+	build  string
+	layers []string
+	index  *workspace.Index
+}
+
+func (s *slot) workspace() string { return filepath.Join(s.dir, "workspace") }
+
+// work brings one claim to its end. It returns the claim of the ticket that
+// comes next, if this worker goes on with it.
+func (s *slot) work(ctx, idle context.Context, c *queue.Claim, offer []string) (*queue.Claim, error) {
+	t := c.Ticket
+	if t.Spent() {
+		p, _ := queue.PreviousOf(t)
+		return nil, s.commitError(ctx, c, fault.Errorf(kindOr(p.Fault, fault.Lost), "no attempt of %d was brought to an end; the last, on %s: %s", t.Attempt-1, p.Worker, p.Error))
+	}
+	for {
+		next, err := s.attempt(ctx, idle, c, offer)
+		if !errors.Is(err, repo.ErrChanged) {
+			return next, err
+		}
+	}
+}
+
+func kindOr(k, other fault.Kind) fault.Kind {
+	if k == fault.None {
+		return other
+	}
+	return k
+}
+
+// attempt is one run of the tool.
+func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string) (*queue.Claim, error) {
+	t := c.Ticket.Clone()
+	var ctl *repo.Control
+	console := io.Writer(os.Stderr)
+	var log *repo.Log
+	switch {
+	case t.Type == controlType && t.Step == "" && t.JobID != "":
+		var err error
+		if ctl, err = s.Repo.Prepare(ctx, t); err != nil {
+			return s.giveBack(ctx, c, err, false)
+		}
+		if ctl == nil {
+			return nil, s.Repo.Drop(ctx, c)
+		}
+	case t.JobID != "" && t.Step != "":
+		by, err := s.Repo.Canceled(ctx, t.JobID, t.BuildNumber)
+		if err != nil {
+			return s.giveBack(ctx, c, err, false)
+		}
+		if by != "" {
+			t.Status, t.Result, t.Error = ticket.Complete, ticket.Canceled, "canceled by "+by
+			return s.commit(ctx, c, nil, t, nil)
+		}
+		log = s.Repo.NewLog(context.WithoutCancel(ctx), t.JobID, t.BuildNumber, t.Step, t.Attempt)
+		s.announce(log, t)
+		console = log
+	}
+	run, end := s.guard(ctx, c, log)
+	out, err := s.runTool(run, t, console)
+	reason := context.Cause(run)
+	end()
+	if log != nil && err == nil && out.Result != ticket.Success {
+		log.Note("%s: %s", out.Result, out.Error)
+	}
+	var layer *workspace.Layer
+	if log != nil && (err == nil || reason == errCanceled) && !errors.Is(reason, errLost) {
+		var e error
+		if layer, e = s.save(ctx, out); e != nil && err == nil {
+			err = e
+			if !fault.Of(e).Retry() {
+				out.Finish(e)
+				err = nil
+			}
+			log.Note("%s", e)
+		}
+	}
+	if log != nil {
+		if err != nil && reason == nil {
+			log.Note("%s", err)
+		}
+		if e := log.Close(); e != nil && err == nil {
+			err = e
+		}
+	}
+	_ = layer
+	switch {
+	case errors.Is(reason, errLost):
+		s.forget()
+		return nil, fmt.Errorf("ticket %s: %w: it was stopped, and somebody else does it again", t.ID, reason)
+	case errors.Is(reason, errCanceled):
+		out.Status, out.Result, out.Error, out.Fault = ticket.Complete, ticket.Canceled, reason.Error(), fault.None
+		return s.commit(context.WithoutCancel(ctx), c, nil, out, nil)
+	case ctx.Err() != nil && err != nil:
+		s.forget()
+		return s.giveBack(context.WithoutCancel(ctx), c, fault.Errorf(fault.Interrupted, "the worker was told to stop"), true)
+	case err != nil:
+		s.forget()
+		return s.giveBack(ctx, c, err, false)
+	}
+	if idle.Err() != nil {
+		offer = nil
+	}
+	return s.commit(context.WithoutCancel(ctx), c, ctl, out, offer)
+}
+
+// commit moves the build on. A claim that was lost meanwhile is no error of
+// the worker's: the other holder's result counts.
+func (s *slot) commit(ctx context.Context, c *queue.Claim, ctl *repo.Control, t *ticket.Ticket, offer []string) (*queue.Claim, error) {
+	var next *queue.Claim
+	var err error
+	switch {
+	case ctl != nil:
+		next, err = s.Repo.CommitControl(ctx, c, ctl, t, offer)
+	case t.Type == controlType && t.Step == "" && t.JobID != "":
+		if ctl, err = s.Repo.Prepare(ctx, t.Clone()); err == nil && ctl != nil {
+			next, err = s.Repo.CommitControl(ctx, c, ctl, t, offer)
+		} else if err == nil {
+			err = s.Repo.Drop(ctx, c)
+		}
+	default:
+		next, err = s.Repo.Commit(ctx, c, t, offer)
+	}
+	if err != nil && !errors.Is(err, repo.ErrChanged) {
+		s.forget()
+		return nil, fmt.Errorf("ticket %s: commit: %w", t.ID, err)
+	}
+	return next, err
+}
+
+// announce begins the log of an attempt.
+func (s *slot) announce(log *repo.Log, t *ticket.Ticket) {
+	name := t.Type
+	if t.Name != "" {
+		name = fmt.Sprintf("%q (%s)", t.Name, t.Type)
+	}
+	log.Note("step %s: %s on %s, attempt %d", t.Step, name, s.Name, t.Attempt)
+	if p, ok := queue.PreviousOf(t); ok {
+		log.Note("the attempt before, on %s, ended without a result: %s (%s)", p.Worker, p.Error, p.Fault)
+	}
+}
+
+// runTool restores the workspace and runs the tool on t. The error is for what
+// may be tried again; everything else is a result in the ticket that it
+// returns, which is never nil.
+func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, console io.Writer) (*ticket.Ticket, error) {
+	out := t.Clone()
+	if err := s.restore(ctx, t); err != nil {
+		if !fault.Of(err).Retry() && fault.Of(err) != fault.Internal {
+			out.Finish(err)
+			return out, nil
+		}
+		return out, fault.Wrap(fault.Temporary, err)
+	}
+	tmp := filepath.Join(s.dir, "tmp")
+	if err := os.MkdirAll(tmp, 0o700); err != nil {
+		return out, fault.Wrap(fault.Temporary, err)
+	}
+	defer workspace.Remove(tmp)
+	args, err := s.Tools.Command(t.Type)
+	if err != nil {
+		return out, err
+	}
+	env := s.Tools.Env(t.Type, s.workspace(), tmp)
+	if s.API != nil && s.Tools.NeedsAPI(t.Type) && t.JobID != "" {
+		url, stop, err := serve(s.API(t.JobID, t.BuildNumber))
+		if err != nil {
+			return out, fault.Wrap(fault.Temporary, err)
+		}
+		defer stop()
+		env = append(env, "DISTCI_URL="+url)
+	}
+	var in, answer bytes.Buffer
+	if err := t.Write(&in); err != nil {
+		return out, err
+	}
+	limited := &limitWriter{w: &answer, left: ticket.MaxSize}
+	res, err := s.Sandbox.Run(ctx, sandbox.Spec{
+		Args: args, Env: env, Dir: s.dir, Stdin: &in, Stdout: limited, Stderr: console, Grace: s.Grace,
+	})
+	if err != nil {
+		return out, err
+	}
+	return s.outcome(out, filepath.Base(args[0]), res, answer.Bytes(), limited.left < 0)
+}
+
+// outcome reads the tool's answer. The exit status is the judge; the ticket
+// that it wrote says why, and carries what it has found out.
+func (s *slot) outcome(t *ticket.Ticket, tool string, res sandbox.Result, answer []byte, tooLong bool) (*ticket.Ticket, error) {
+	kind := fault.FromStatus(res.Status)
+	var err error
+	if kind != fault.None {
+		err = fault.Errorf(kind, "%s: exit status %d", tool, res.Status)
+	}
+	if kind == fault.Lost {
+		err = fault.Killed(res.Signal, "%s was killed by signal %d", tool, res.Status-128)
+		if res.OOM {
+			kind = fault.Verdict
+			err = fault.Errorf(kind, "out of memory")
+		}
+	}
+	said, bad := ticket.Parse(answer)
+	switch {
+	case bad == nil:
+		t.Artifacts, t.Extra = said.Artifacts, said.Extra
+		if said.Error != "" && kind != fault.None && kind != fault.Lost {
+			if fault.Known(said.Fault) && said.Fault.Status() == res.Status {
+				kind = said.Fault
+			}
+			err = fault.Errorf(kind, "%s", said.Error)
+		}
+	case tooLong:
+		err = fault.Errorf(fault.Internal, "%s wrote a ticket of more than %d bytes", tool, ticket.MaxSize)
+	case kind == fault.None:
+		err = fault.Errorf(fault.Internal, "%s ended with status 0, but what it wrote is no ticket: %w", tool, bad)
+	}
+	if err != nil && fault.Of(err).Retry() {
+		return t, err
+	}
+	t.Finish(err)
+	return t, nil
+}
+
+// restore makes the workspace what the ticket says, unless it already is.
+func (s *slot) restore(ctx context.Context, t *ticket.Ticket) error {
+	build := fmt.Sprintf("%s:%d", t.JobID, t.BuildNumber)
+	if t.Type == controlType {
+		return os.MkdirAll(s.workspace(), 0o700)
+	}
+	if s.index != nil && t.JobID != "" && s.build == build && slices.Equal(s.layers, t.Workspace) {
+		return nil
+	}
+	s.forget()
+	if err := workspace.Remove(s.workspace()); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	index, err := s.Layers.Restore(ctx, s.workspace(), t.Workspace)
+	if err != nil {
+		return err
+	}
+	s.build, s.layers, s.index = build, slices.Clone(t.Workspace), index
+	return nil
+}
+
+// save stores what the step has changed, and adds it to the ticket's
+// workspace.
+func (s *slot) save(ctx context.Context, t *ticket.Ticket) (*workspace.Layer, error) {
+	layer, index, err := s.Layers.Save(ctx, s.workspace(), s.index)
+	if err != nil {
+		s.forget()
+		return nil, err
+	}
+	s.index = index
+	if !layer.Empty() {
+		t.Workspace = append(slices.Clone(t.Workspace), layer.Digest)
+	}
+	s.layers = t.Workspace
+	return &layer, nil
+}
+
+// forget says that the workspace is not to be relied on.
+func (s *slot) forget() { s.build, s.layers, s.index = "", nil, nil }
+
+// limitWriter keeps the beginning of what is written, and counts the rest.
+type limitWriter struct {
+	w    io.Writer
+	left int
+}
+
+func (l *limitWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	if l.left > 0 {
+		if _, err := l.w.Write(p[:min(n, l.left)]); err != nil {
+			return 0, err
+		}
+	}
+	l.left -= n
+	return n, nil
+}
+
+// guardInterval is when a step is first looked after: shorter ones are not
+// worth it.
+const guardInterval = 100 * time.Millisecond

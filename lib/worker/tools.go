@@ -1,0 +1,112 @@
+package worker
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/ticket"
+)
+
+// Tools is what a worker can run.
+type Tools struct {
+	Path         []string            // folders in which the tools are
+	Program      []string            // run this instead of the tool by type
+	Labels       []string            // offered as nodelabel_<label>
+	Capabilities []string            // offered besides; with Program, all that is offered
+	PassEnv      []string            // variables of the worker that its steps get
+	TrustedEnv   map[string][]string // NAME=VALUE for the tools of a type, which run none of the job's code
+}
+
+// stepEnv are the variables of the worker that a step gets in any case.
+var stepEnv = []string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ",
+	"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+
+// notTools begin with distci- too.
+var notTools = []string{"distci-claim", "distci-frontend", "distci-lxc"}
+
+// Offer lists the capabilities that tickets may ask for: of every type for
+// which there is a tool now, and the labels.
+func (t *Tools) Offer() []string {
+	offer := slices.Clone(t.Capabilities)
+	if len(t.Program) == 0 {
+		for _, dir := range t.Path {
+			names, _ := filepath.Glob(filepath.Join(dir, "distci-*"))
+			for _, name := range names {
+				tool := filepath.Base(name)
+				if info, err := os.Stat(name); err != nil || info.Mode()&0o111 == 0 || !info.Mode().IsRegular() || slices.Contains(notTools, tool) {
+					continue
+				}
+				offer = append(offer, ticket.Capability(ticket.TypeOf(tool)))
+			}
+		}
+	}
+	for _, l := range t.Labels {
+		offer = append(offer, "nodelabel_"+l)
+	}
+	slices.Sort(offer)
+	return slices.Compact(offer)
+}
+
+// Command is the program for tickets of a type. Errors are of kind
+// MissingTool.
+func (t *Tools) Command(typ string) ([]string, error) {
+	if len(t.Program) > 0 {
+		return t.Program, nil
+	}
+	tool := ticket.Tool(typ)
+	for _, dir := range t.Path {
+		path := filepath.Join(dir, tool)
+		if info, err := os.Stat(path); err == nil && info.Mode()&0o111 != 0 && info.Mode().IsRegular() {
+			return []string{path}, nil
+		}
+	}
+	return nil, fault.Errorf(fault.MissingTool, "worker: no %s in %s", tool, strings.Join(t.Path, ":"))
+}
+
+// Env is the environment of the tool for tickets of a type.
+func (t *Tools) Env(typ, workspace, tmp string) []string {
+	env := []string{"CI=true", "DISTCI_WORKSPACE=" + workspace, "TMPDIR=" + tmp}
+	for _, name := range slices.Concat(stepEnv, t.PassEnv) {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return append(env, t.TrustedEnv[typ]...)
+}
+
+// NeedsAPI tells whether tools of a type speak REST. The two that are run most
+// often do not.
+func (t *Tools) NeedsAPI(typ string) bool {
+	return typ != "execute-shell" && typ != "git-checkout" && typ != controlType
+}
+
+// serve serves h on a unix socket that only this user can reach. The name is
+// short: a socket's must be.
+func serve(h http.Handler) (url string, stop func(), err error) {
+	dir, err := os.MkdirTemp("", "distci-")
+	if err != nil {
+		return "", nil, err
+	}
+	path := filepath.Join(dir, "api")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		os.RemoveAll(dir)
+		return "", nil, err
+	}
+	srv := &http.Server{Handler: h}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l) // ends with Close
+	}()
+	return "unix:" + path, func() {
+		srv.Close()
+		<-done
+		os.RemoveAll(dir)
+	}, nil
+}

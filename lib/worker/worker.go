@@ -1,0 +1,276 @@
+// Package worker is the life of a claim: take a ticket, restore its
+// workspace, run the matching tool on it, save what changed, commit.
+package worker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/queue"
+	"github.com/distci/distci/lib/repo"
+	"github.com/distci/distci/lib/sandbox"
+	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/lib/workspace"
+)
+
+// Options is what a worker needs.
+type Options struct {
+	Repo    *repo.Repo
+	Layers  *workspace.Layers
+	Sandbox sandbox.Sandbox
+	Tools   Tools
+	Name    string        // shown as the assignee
+	Dir     string        // folder for workspaces; several workers may share it
+	Slots   int           // tickets at the same time
+	Loop    bool          // go on after the first ticket
+	Wait    time.Duration // how long to wait for a first ticket; without Loop
+	Session time.Duration // the coordination's session time-out
+	Grace   time.Duration // between SIGTERM and SIGKILL
+	// API makes the part of the REST interface that a step may use.
+	API func(job string, n ticket.Number) http.Handler
+	Log *slog.Logger
+}
+
+// Worker claims tickets and works on them.
+type Worker struct {
+	Options
+	home *os.Root // this worker's own folder below Dir
+	path string   // of home
+	lock *os.File
+
+	mu    sync.Mutex
+	later map[string]time.Time // tickets that this worker leaves alone until then
+}
+
+// New prepares a worker, and removes what workers have left behind that are
+// gone.
+func New(o Options) (*Worker, error) {
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fault.Errorf(fault.Config, "worker: %w", err)
+	}
+	sweep(o.Dir, o.Log)
+	w := &Worker{Options: o, path: filepath.Join(o.Dir, uuid.NewString()), later: map[string]time.Time{}}
+	if err := os.Mkdir(w.path, 0o700); err != nil {
+		return nil, fault.Errorf(fault.Config, "worker: %w", err)
+	}
+	lock, err := lockDir(w.path)
+	if err != nil {
+		return nil, fault.Errorf(fault.Config, "worker: %w", err)
+	}
+	w.lock = lock
+	return w, nil
+}
+
+// lockDir holds a folder for as long as this process lives.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// sweep removes the folders of workers that are gone. One whose lock is not
+// there yet is about to be used.
+func sweep(dir string, log *slog.Logger) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		f, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR, 0)
+		if err != nil {
+			continue
+		}
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			if err := workspace.Remove(path); err != nil {
+				log.Warn("removing what a worker has left", "folder", path, "error", err)
+			}
+		}
+		f.Close()
+	}
+}
+
+// Close removes the worker's folder.
+func (w *Worker) Close() error {
+	err := workspace.Remove(w.path)
+	w.lock.Close()
+	return err
+}
+
+// Run works until there is nothing to do (without Loop), or drain is closed,
+// which lets the running steps end, or ctx is done, which stops them and gives
+// their tickets back. It returns the number of tickets that it has worked on.
+func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) (int, error) {
+	idle, stop := context.WithCancel(ctx) // done when no more tickets are to be taken
+	defer stop()
+	go func() {
+		select {
+		case <-drain:
+			stop()
+		case <-idle.Done():
+		}
+	}()
+	var g errgroup.Group
+	counts := make([]int, w.Slots)
+	for i := range w.Slots {
+		g.Go(func() (err error) {
+			s := &slot{Worker: w, dir: filepath.Join(w.path, strconv.Itoa(i))}
+			counts[i], err = s.run(ctx, idle)
+			return err
+		})
+	}
+	err := g.Wait()
+	n := 0
+	for _, c := range counts {
+		n += c
+	}
+	return n, err
+}
+
+// run is the loop of one slot.
+func (s *slot) run(ctx, idle context.Context) (n int, err error) {
+	q := s.Repo.Queue()
+	deadline := time.Now().Add(s.Wait)
+	swept := time.Time{}
+	complained := false
+	for idle.Err() == nil {
+		offer := s.Tools.Offer()
+		c, err := q.Claim(idle, offer, s.Name, s.skip)
+		if err == nil && c == nil && time.Since(swept) > s.Session/3 {
+			swept = time.Now().Add(rand.N(s.Session/3 + 1))
+			var ids []string
+			if ids, err = q.Requeue(idle); len(ids) > 0 {
+				s.Log.Info("made tickets ready again whose workers are gone", "tickets", ids)
+				continue
+			}
+		}
+		if err != nil {
+			if idle.Err() != nil {
+				break
+			}
+			if !s.Loop {
+				return n, err
+			}
+			if !complained {
+				s.Log.Error("looking for work: " + err.Error())
+			}
+			complained = true
+			sleep(idle, time.Second)
+			continue
+		}
+		if complained {
+			s.Log.Info("looking for work again")
+			complained = false
+		}
+		if c == nil {
+			left := time.Until(deadline)
+			if !s.Loop && left <= 0 {
+				return n, nil
+			}
+			max := s.Session / 3
+			if s.waitsForLater() {
+				max = min(max, time.Second)
+			}
+			if !s.Loop {
+				max = min(max, left)
+			}
+			if err := q.Wait(idle, offer, s.skip, max); err != nil && idle.Err() == nil && !s.Loop {
+				return n, err
+			}
+			continue
+		}
+		for c != nil {
+			n++
+			goOn := offer
+			if !s.Loop {
+				goOn = nil
+			}
+			if c, err = s.work(ctx, idle, c, goOn); err != nil {
+				s.Log.Error(err.Error())
+			}
+		}
+		if !s.Loop {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// skip tells whether this worker leaves a ticket to others for now.
+func (w *Worker) skip(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	until, ok := w.later[id]
+	if ok && time.Now().After(until) {
+		delete(w.later, id)
+		return false
+	}
+	return ok
+}
+
+func (w *Worker) leave(id string, d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.later[id] = time.Now().Add(d)
+}
+
+func (w *Worker) waitsForLater() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.later) > 0
+}
+
+// settle decides what becomes of a ticket whose attempt ended with err in a
+// way that may be tried again: it is given back, or, if that was the last
+// attempt, committed as it is.
+func (s *slot) giveBack(ctx context.Context, c *queue.Claim, cause error, spare bool) (*queue.Claim, error) {
+	kind := fault.Of(cause)
+	last := c.Ticket.Clone()
+	last.Attempt++
+	if !spare && last.Spent() {
+		return nil, s.commitError(ctx, c, fault.Errorf(kind, "attempt %d, the last: %w", c.Ticket.Attempt, cause))
+	}
+	again := time.Duration(1<<min(c.Ticket.Attempt, 6)) * 500 * time.Millisecond
+	if kind == fault.MissingTool {
+		again = time.Hour
+	}
+	if !spare {
+		s.leave(c.Ticket.ID, again)
+	}
+	err := c.Release(ctx, cause, spare)
+	if errors.Is(err, queue.ErrLost) {
+		return nil, nil // somebody else has it already
+	}
+	return nil, err
+}
+
+// commitError completes a ticket without having run it.
+func (s *slot) commitError(ctx context.Context, c *queue.Claim, cause error) error {
+	t := c.Ticket.Clone()
+	t.Finish(cause)
+	_, err := s.commit(ctx, c, nil, t, nil)
+	return err
+}
