@@ -10,7 +10,6 @@ import (
 	"github.com/distci/distci/lib/build"
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/fault"
-	"github.com/distci/distci/lib/job"
 	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/store"
 	"github.com/distci/distci/lib/ticket"
@@ -243,13 +242,4 @@ func (r *Repo) finish(ctx context.Context, c *queue.Claim, rec *record, down Dow
 			return ErrChanged
 		}
 	}
-}
-
-// ParseJob reads a job out of a control ticket; nil if it has none.
-func ParseJob(t *ticket.Ticket) (*job.Job, error) {
-	var raw json.RawMessage
-	if ok, err := t.Get(FieldJob, &raw); !ok || err != nil {
-		return nil, err
-	}
-	return job.Parse(raw)
 }

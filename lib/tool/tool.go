@@ -82,6 +82,11 @@ func ParseArgs(fs *pflag.FlagSet, args []string, stdout, stderr io.Writer) (*slo
 	return slog.New(newHandler(fs.Name(), stderr, level)), 0
 }
 
+// NewLog is a log as Parse makes it.
+func NewLog(name string, stderr io.Writer) *slog.Logger {
+	return slog.New(newHandler(name, stderr, slog.LevelInfo))
+}
+
 // tags names the build tags, which tell what parts the program has.
 func tags() string {
 	if bi, ok := debug.ReadBuildInfo(); ok {
@@ -175,4 +180,3 @@ func Params(t *ticket.Ticket, typ string, dst any) error {
 	}
 	return t.DecodeParams(dst)
 }
-

@@ -22,6 +22,10 @@ type canceled struct{ by string }
 func (c canceled) Error() string        { return "canceled by " + c.by }
 func (c canceled) Is(target error) bool { return target == errCanceled }
 
+// guardDelay is when a step is first looked after; shorter ones are not worth
+// it.
+const guardDelay = 100 * time.Millisecond
+
 // guard returns a context for the step, which is canceled when the claim can
 // no longer be relied on (before it can pass to somebody else), when the build
 // is canceled, or when its log cannot be stored. The function it returns ends
@@ -31,9 +35,15 @@ func (s *slot) guard(ctx context.Context, c *queue.Claim, log *repo.Log) (contex
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		sleep(run, guardInterval)
-		if run.Err() == nil {
-			s.watch(run, c, log, cancel)
+		sleep(run, guardDelay)
+		changed := make(chan struct{}, 1)
+		changed <- struct{}{} // for the first look
+		for run.Err() == nil {
+			if err := s.reason(run, c, log, changed); err != nil {
+				cancel(err)
+			}
+			// The claim is judged by the clock, so the clock wakes us.
+			sleep(run, max(s.Session/20, 50*time.Millisecond))
 		}
 	}()
 	return run, func() {
@@ -42,55 +52,46 @@ func (s *slot) guard(ctx context.Context, c *queue.Claim, log *repo.Log) (contex
 	}
 }
 
-// watch looks after a step until it has ended.
-func (s *slot) watch(ctx context.Context, c *queue.Claim, log *repo.Log, stop context.CancelCauseFunc) {
-	t := c.Ticket
-	tick := time.NewTicker(max(s.Session/20, 50*time.Millisecond))
-	defer tick.Stop()
-	for {
-		var news <-chan struct{}
-		end := func() {}
-		if log != nil {
-			if w, err := s.Repo.WatchBuild(ctx, t.JobID, t.BuildNumber); err == nil {
-				news, end = w.C(), w.Stop
-			}
-			if by, err := s.Repo.Canceled(ctx, t.JobID, t.BuildNumber); err == nil && by != "" {
-				end()
-				stop(canceled{by})
-				return
-			}
-		}
-		for news != nil || log == nil {
-			select {
-			case <-ctx.Done():
-				end()
-				return
-			case <-news:
-				news = nil
-			case <-tick.C:
-			}
-			if !c.Held() {
-				end()
-				stop(fmt.Errorf("%w: no sign of life from the coordination service in time", errLost))
-				return
-			}
-			if log != nil && log.Err() != nil {
-				end()
-				stop(log.Err())
-				return
-			}
-		}
-		if news == nil && log != nil {
-			end()
-		}
+// reason finds a reason to stop the step. It looks at the build's record only
+// when that has changed.
+func (s *slot) reason(ctx context.Context, c *queue.Claim, log *repo.Log, changed chan struct{}) error {
+	if !c.Held() {
+		return fmt.Errorf("%w: no sign of life from the coordination service in time", errLost)
+	}
+	if log == nil {
+		return nil
+	}
+	if err := log.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-changed:
+	default:
+		return nil
+	}
+	again := func() {
 		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C: // a watch that could not be set, or a record that changes often
-			if !c.Held() {
-				stop(errLost)
-				return
-			}
+		case changed <- struct{}{}:
+		default:
 		}
 	}
+	watch, err := s.Repo.WatchBuild(ctx, c.Ticket.JobID, c.Ticket.BuildNumber)
+	if err != nil {
+		again()
+		return nil
+	}
+	by, err := s.Repo.Canceled(ctx, c.Ticket.JobID, c.Ticket.BuildNumber)
+	if err == nil && by != "" {
+		watch.Stop()
+		return canceled{by}
+	}
+	go func() {
+		defer watch.Stop()
+		select {
+		case <-watch.C():
+			again()
+		case <-ctx.Done():
+		}
+	}()
+	return nil
 }

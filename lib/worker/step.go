@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -91,30 +90,9 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 	out, err := s.runTool(run, t, console)
 	reason := context.Cause(run)
 	end()
-	if log != nil && err == nil && out.Result != ticket.Success {
-		log.Note("%s: %s", out.Result, out.Error)
-	}
-	var layer *workspace.Layer
-	if log != nil && (err == nil || reason == errCanceled) && !errors.Is(reason, errLost) {
-		var e error
-		if layer, e = s.save(ctx, out); e != nil && err == nil {
-			err = e
-			if !fault.Of(e).Retry() {
-				out.Finish(e)
-				err = nil
-			}
-			log.Note("%s", e)
-		}
-	}
 	if log != nil {
-		if err != nil && reason == nil {
-			log.Note("%s", err)
-		}
-		if e := log.Close(); e != nil && err == nil {
-			err = e
-		}
+		err = s.conclude(ctx, log, out, err, reason)
 	}
-	_ = layer
 	switch {
 	case errors.Is(reason, errLost):
 		s.forget()
@@ -201,55 +179,7 @@ func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, console io.Writer)
 		defer stop()
 		env = append(env, "DISTCI_URL="+url)
 	}
-	var in, answer bytes.Buffer
-	if err := t.Write(&in); err != nil {
-		return out, err
-	}
-	limited := &limitWriter{w: &answer, left: ticket.MaxSize}
-	res, err := s.Sandbox.Run(ctx, sandbox.Spec{
-		Args: args, Env: env, Dir: s.dir, Stdin: &in, Stdout: limited, Stderr: console, Grace: s.Grace,
-	})
-	if err != nil {
-		return out, err
-	}
-	return s.outcome(out, filepath.Base(args[0]), res, answer.Bytes(), limited.left < 0)
-}
-
-// outcome reads the tool's answer. The exit status is the judge; the ticket
-// that it wrote says why, and carries what it has found out.
-func (s *slot) outcome(t *ticket.Ticket, tool string, res sandbox.Result, answer []byte, tooLong bool) (*ticket.Ticket, error) {
-	kind := fault.FromStatus(res.Status)
-	var err error
-	if kind != fault.None {
-		err = fault.Errorf(kind, "%s: exit status %d", tool, res.Status)
-	}
-	if kind == fault.Lost {
-		err = fault.Killed(res.Signal, "%s was killed by signal %d", tool, res.Status-128)
-		if res.OOM {
-			kind = fault.Verdict
-			err = fault.Errorf(kind, "out of memory")
-		}
-	}
-	said, bad := ticket.Parse(answer)
-	switch {
-	case bad == nil:
-		t.Artifacts, t.Extra = said.Artifacts, said.Extra
-		if said.Error != "" && kind != fault.None && kind != fault.Lost {
-			if fault.Known(said.Fault) && said.Fault.Status() == res.Status {
-				kind = said.Fault
-			}
-			err = fault.Errorf(kind, "%s", said.Error)
-		}
-	case tooLong:
-		err = fault.Errorf(fault.Internal, "%s wrote a ticket of more than %d bytes", tool, ticket.MaxSize)
-	case kind == fault.None:
-		err = fault.Errorf(fault.Internal, "%s ended with status 0, but what it wrote is no ticket: %w", tool, bad)
-	}
-	if err != nil && fault.Of(err).Retry() {
-		return t, err
-	}
-	t.Finish(err)
-	return t, nil
+	return Execute(ctx, s.Sandbox, t, sandbox.Spec{Args: args, Env: env, Dir: s.dir, Stderr: console, Grace: s.Grace})
 }
 
 // restore makes the workspace what the ticket says, unless it already is.
@@ -276,42 +206,45 @@ func (s *slot) restore(ctx context.Context, t *ticket.Ticket) error {
 	return nil
 }
 
+// conclude saves what the step has left, its workspace and its log, and
+// returns what stands in the way of a result. It says in the log how the step
+// ended, which comes before the log's own end.
+func (s *slot) conclude(ctx context.Context, log *repo.Log, out *ticket.Ticket, err, stopped error) error {
+	if err == nil && stopped == nil {
+		if err = s.save(ctx, out); err != nil && !fault.Of(err).Retry() {
+			out.Finish(err)
+			err = nil
+		}
+	}
+	switch {
+	case stopped != nil:
+		log.Note("stopped: %s", stopped)
+	case err != nil:
+		log.Note("%s: %s", fault.Of(err), err)
+	case out.Result != ticket.Success:
+		log.Note("%s: %s", out.Result, out.Error)
+	}
+	if e := log.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
 // save stores what the step has changed, and adds it to the ticket's
 // workspace.
-func (s *slot) save(ctx context.Context, t *ticket.Ticket) (*workspace.Layer, error) {
+func (s *slot) save(ctx context.Context, t *ticket.Ticket) error {
 	layer, index, err := s.Layers.Save(ctx, s.workspace(), s.index)
 	if err != nil {
 		s.forget()
-		return nil, err
+		return err
 	}
 	s.index = index
 	if !layer.Empty() {
 		t.Workspace = append(slices.Clone(t.Workspace), layer.Digest)
 	}
 	s.layers = t.Workspace
-	return &layer, nil
+	return nil
 }
 
 // forget says that the workspace is not to be relied on.
 func (s *slot) forget() { s.build, s.layers, s.index = "", nil, nil }
-
-// limitWriter keeps the beginning of what is written, and counts the rest.
-type limitWriter struct {
-	w    io.Writer
-	left int
-}
-
-func (l *limitWriter) Write(p []byte) (int, error) {
-	n := len(p)
-	if l.left > 0 {
-		if _, err := l.w.Write(p[:min(n, l.left)]); err != nil {
-			return 0, err
-		}
-	}
-	l.left -= n
-	return n, nil
-}
-
-// guardInterval is when a step is first looked after: shorter ones are not
-// worth it.
-const guardInterval = 100 * time.Millisecond

@@ -110,3 +110,16 @@ func serve(h http.Handler) (url string, stop func(), err error) {
 		os.RemoveAll(dir)
 	}, nil
 }
+
+// ToolPath splits a list of folders; an empty one is the folder of this
+// program, then those of PATH.
+func ToolPath(list string) []string {
+	if list != "" {
+		return filepath.SplitList(list)
+	}
+	var dirs []string
+	if exe, err := os.Executable(); err == nil {
+		dirs = append(dirs, filepath.Dir(exe))
+	}
+	return append(dirs, filepath.SplitList(os.Getenv("PATH"))...)
+}

@@ -1,0 +1,44 @@
+# make            build the programs into bin/
+# make demo       a real build of this repository, end to end, here
+# make test       all tests
+# make check      format, vet, staticcheck, man pages, shell scripts
+# make bench      measurements, one JSON object a line; BENCH=regexp chooses
+# make install    DESTDIR= PREFIX=
+
+PREFIX  = /usr/local
+GO      = go
+BENCH   = .
+PROGRAMS = distci-buildctl distci-checkout distci-claim distci-copy distci-exec distci-frontend distci-publish
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
+SHELL_SCRIPTS = $(wildcard examples/*.sh test/*.sh) .ci/run
+
+.PHONY: all demo test check bench install clean
+
+all:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS:%=./cmd/%)
+
+demo: all
+	sh examples/demo.sh
+
+test: all
+	sh test/prepare.sh
+	CGO_ENABLED=0 $(GO) test ./...
+
+check:
+	@test -z "$$(gofmt -l cmd lib test)" || { gofmt -l cmd lib test; echo 'gofmt: the files above are not formatted'; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	sh test/prepare.sh
+	@if command -v mandoc >/dev/null; then mandoc -Tlint -Wwarning man/*.[0-9]; else echo 'check: no mandoc, man pages not checked'; fi
+	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); else echo 'check: no shellcheck, scripts not checked'; fi
+
+bench: all
+	@CGO_ENABLED=0 $(GO) run ./test/bench -run '$(BENCH)'
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man7 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 755 $(PROGRAMS:%=bin/%) $(DESTDIR)$(PREFIX)/bin
+	for f in man/*.[0-9]; do install -m 644 $$f $(DESTDIR)$(PREFIX)/share/man/man$${f##*.}; done
+
+clean:
+	rm -rf bin

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/distci/distci/lib/api/client"
+	"github.com/distci/distci/lib/build"
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/ticket"
+)
+
+// number reads a build number.
+func number(s string) (ticket.Number, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n <= 0 {
+		return 0, fault.Errorf(fault.Usage, "%q: expected a build number", s)
+	}
+	return ticket.Number(n), nil
+}
+
+func trigger(e env, fs *pflag.FlagSet) int {
+	follow := fs.BoolP("follow", "f", false, "print the build's log as it comes; the status is the build's result")
+	connect := connection(fs)
+	if status, ok := e.parse(fs, 1, 1); !ok {
+		return status
+	}
+	c, done, err := connect(e)
+	if err != nil {
+		return e.fail(err)
+	}
+	defer done()
+	job := fs.Arg(0)
+	n, err := c.Trigger(e.ctx, job)
+	if err != nil {
+		return e.fail(err)
+	}
+	if !*follow {
+		fmt.Fprintln(e.stdout, n)
+		return 0
+	}
+	fmt.Fprintf(e.stderr, "%s #%d\n", job, n)
+	return followBuild(e, c, job, n)
+}
+
+// followBuild prints a build's log until it is finished; the status is its
+// result.
+func followBuild(e env, c *client.Client, job string, n ticket.Number) int {
+	if err := c.Follow(e.ctx, job, n, e.stdout); err != nil {
+		return e.fail(err)
+	}
+	s, err := c.Build(e.ctx, job, n)
+	if err != nil {
+		return e.fail(err)
+	}
+	return conclude(e, job, n, s)
+}
+
+// conclude tells a build's result, on stderr and as a status.
+func conclude(e env, job string, n ticket.Number, s *build.State) int {
+	text := s.Result
+	if s.Error != "" {
+		text += ": " + s.Error
+	}
+	fmt.Fprintf(e.stderr, "%s #%d: %s\n", job, n, text)
+	return fault.FromResult(s.Result, fault.None).Status()
+}
+
+func list(e env, fs *pflag.FlagSet) int {
+	connect := connection(fs)
+	if status, ok := e.parse(fs, 0, 1); !ok {
+		return status
+	}
+	c, done, err := connect(e)
+	if err != nil {
+		return e.fail(err)
+	}
+	defer done()
+	if fs.NArg() == 0 {
+		return listJobs(e, c)
+	}
+	ns, err := c.Builds(e.ctx, fs.Arg(0))
+	if err != nil {
+		return e.fail(err)
+	}
+	for _, n := range ns {
+		s, err := c.Build(e.ctx, fs.Arg(0), n)
+		if fault.Of(err) == fault.Unavailable {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return e.fail(err)
+		}
+		fmt.Fprintf(e.stdout, "%d\t%s\t%s\t%s\n", n, or(s.Result, s.Status), when(s.Created), took(s))
+	}
+	return 0
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func when(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.Local().Format("2006-01-02 15:04:05")
+}
+
+func took(s *build.State) string {
+	if s.Created == nil || s.Ended == nil {
+		return "-"
+	}
+	return s.Ended.Sub(*s.Created).Round(10 * time.Millisecond).String()
+}
+
+func show(e env, fs *pflag.FlagSet) int {
+	connect := connection(fs)
+	if status, ok := e.parse(fs, 2, 2); !ok {
+		return status
+	}
+	n, err := number(fs.Arg(1))
+	if err != nil {
+		return e.fail(err)
+	}
+	c, done, err := connect(e)
+	if err != nil {
+		return e.fail(err)
+	}
+	defer done()
+	s, err := c.Build(e.ctx, fs.Arg(0), n)
+	if err != nil {
+		return e.fail(err)
+	}
+	enc := json.NewEncoder(e.stdout)
+	enc.SetIndent("", "  ")
+	return e.fail(enc.Encode(s))
+}
+
+func log(e env, fs *pflag.FlagSet) int {
+	follow := fs.BoolP("follow", "f", false, "go on as the log grows; the status is the build's result")
+	step := fs.String("step", "", "only the log of step `KEY`")
+	connect := connection(fs)
+	if status, ok := e.parse(fs, 2, 2); !ok {
+		return status
+	}
+	n, err := number(fs.Arg(1))
+	if err != nil {
+		return e.fail(err)
+	}
+	c, done, err := connect(e)
+	if err != nil {
+		return e.fail(err)
+	}
+	defer done()
+	switch {
+	case *follow && *step != "":
+		return e.fail(fault.Errorf(fault.Usage, "--follow and --step exclude each other"))
+	case *follow:
+		return followBuild(e, c, fs.Arg(0), n)
+	case *step != "":
+		return e.fail(c.StepLog(e.ctx, fs.Arg(0), n, *step, 0, e.stdout))
+	}
+	return e.fail(c.Console(e.ctx, fs.Arg(0), n, e.stdout))
+}
+
+func cancel(e env, fs *pflag.FlagSet) int {
+	connect := connection(fs)
+	if status, ok := e.parse(fs, 2, 2); !ok {
+		return status
+	}
+	n, err := number(fs.Arg(1))
+	if err != nil {
+		return e.fail(err)
+	}
+	c, done, err := connect(e)
+	if err != nil {
+		return e.fail(err)
+	}
+	defer done()
+	return e.fail(c.Cancel(e.ctx, fs.Arg(0), n))
+}
+
+func makeTicket(e env, fs *pflag.FlagSet) int {
+	typ := fs.String("type", "", "the ticket's type, such as execute-shell")
+	params := fs.String("params", "", "its parameters, a JSON `OBJECT`")
+	labels := fs.StringArray("label", nil, "a `LABEL` that the worker must have (may be repeated)")
+	envs := fs.StringArray("env", nil, "a variable for the script, `NAME=VALUE` (may be repeated)")
+	timeout := fs.Int("timeout", 0, "seconds that the step may take")
+	if status, ok := e.parse(fs, 0, 0); !ok {
+		return status
+	}
+	t, err := ticketOf(*typ, *params, *labels, *envs, *timeout)
+	if err != nil {
+		return e.fail(err)
+	}
+	return e.fail(t.Write(e.stdout))
+}

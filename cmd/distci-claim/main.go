@@ -1,0 +1,136 @@
+// Command distci-claim takes a ticket, runs the matching tool on it and
+// commits the result. See distci-claim(1).
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/distci/distci/lib/api"
+	"github.com/distci/distci/lib/cluster"
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/sandbox/plain"
+	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/lib/tool"
+	"github.com/distci/distci/lib/worker"
+	"github.com/distci/distci/lib/workspace"
+)
+
+const name = "distci-claim"
+
+func main() {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	os.Exit(run(context.Background(), signals, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main without its globals.
+func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int {
+	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	tool.Describe(fs, "[options] [-- program args]", "Take a ticket, run the matching tool on it, commit the result.")
+	fs.Bool("once", true, "take one ticket and exit")
+	loop := fs.Bool("loop", false, "go on with further tickets, until a signal")
+	jobs := fs.IntP("jobs", "j", 1, "work on `N` tickets at the same time")
+	wait := fs.Duration("wait", 0, "wait so long for a ticket if there is none")
+	empty := fs.IntP("empty-status", "E", 0, "exit with `STATUS` if there was no ticket")
+	labels := fs.StringSliceP("label", "l", nil, "take tickets that ask for `LABEL`, too (may be repeated)")
+	capabilities := fs.StringSlice("capability", nil, "offer `CAPABILITY` besides those of the tools found; with a program, only these (may be repeated)")
+	coord := tool.Setting(fs, "coord", "coord", "", "the coordination's `URL`")
+	store := tool.Setting(fs, "store", "store", "", "the store's `URL`")
+	path := tool.Setting(fs, "path", "path", "", "`FOLDERS` in which the tools are, separated by colons (default: this program's, then PATH)")
+	state := tool.Setting(fs, "state", "state", tool.StateDir(), "`FOLDER` for workspaces and the cache of layers")
+	mirror := tool.Setting(fs, "mirror", "mirror", "", "`FOLDER` of the mirror cache that distci-checkout uses")
+	credentials := tool.Setting(fs, "credentials", "credentials", "", "`FILE` with the credentials that distci-checkout uses")
+	cache := fs.Int64("cache-size", 10<<30, "keep at most so many `BYTES` of workspace layers")
+	session := fs.Duration("session-timeout", 10*time.Second, "a worker that was not heard of for so long has lost its tickets")
+	grace := fs.Duration("grace", time.Second, "time between SIGTERM and SIGKILL for a step that is stopped")
+	pass := fs.StringSlice("pass-env", nil, "variables that the steps get besides the usual ones (`NAME`,…)")
+	id := fs.String("name", defaultName(), "the worker's `NAME`, shown as the assignee")
+	log, status := tool.ParseArgs(fs, args, stdout, stderr)
+	if log == nil {
+		return status
+	}
+	fail := func(err error) int { return tool.Fail(name, stderr, err) }
+	if dash := fs.ArgsLenAtDash(); fs.NArg() > 0 && dash != 0 {
+		return fail(fault.Errorf(fault.Usage, "unexpected argument %q", fs.Arg(0)))
+	}
+	if *jobs < 1 {
+		return fail(fault.Errorf(fault.Usage, "--jobs %d: expected 1 or more", *jobs))
+	}
+	if fs.NArg() > 0 && len(*capabilities) == 0 {
+		*capabilities = []string{ticket.Capability("execute-shell")}
+	}
+	cl, err := cluster.Open(ctx, *coord, *store, *session, log)
+	if err != nil {
+		return fail(err)
+	}
+	defer cl.Close()
+	layers, err := workspace.NewLayers(cl.Store, filepath.Join(*state, "layers"), *cache)
+	if err != nil {
+		return fail(err)
+	}
+	sb, err := plain.New()
+	if err != nil {
+		return fail(err)
+	}
+	defer sb.Close()
+	handler := api.New(cl.Repo, api.Options{})
+	w, err := worker.New(worker.Options{
+		Repo: cl.Repo, Layers: layers, Sandbox: sb, Name: *id, Dir: filepath.Join(*state, "work"),
+		Slots: *jobs, Loop: *loop, Wait: *wait, Session: *session, Grace: *grace, Log: log,
+		API: func(job string, n ticket.Number) http.Handler { return api.Scoped(handler, job, n) },
+		Tools: worker.Tools{Path: worker.ToolPath(*path), Program: fs.Args(), Labels: *labels, Capabilities: *capabilities,
+			PassEnv: *pass, TrustedEnv: trusted(*mirror, *credentials)},
+	})
+	if err != nil {
+		return fail(err)
+	}
+	if *loop {
+		log.Info("taking tickets", "offer", w.Tools.Offer(), "sandbox", sb.Describe())
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	drain := make(chan struct{})
+	go func() {
+		if (<-signals) == syscall.SIGTERM {
+			log.Info("finishing what runs; a second signal stops it")
+			close(drain)
+			<-signals
+		}
+		stop()
+	}()
+	n, err := w.Run(ctx, drain)
+	if e := w.Close(); err == nil {
+		err = e
+	}
+	if err == nil && n == 0 && !*loop {
+		return *empty
+	}
+	return fail(err)
+}
+
+// trusted are the variables for the tools that run none of the job's code.
+func trusted(mirror, credentials string) map[string][]string {
+	var env []string
+	if mirror != "" {
+		env = append(env, "DISTCI_MIRROR="+mirror)
+	}
+	if credentials != "" {
+		env = append(env, "DISTCI_CREDENTIALS="+credentials)
+	}
+	return map[string][]string{"git-checkout": env}
+}
+
+func defaultName() string {
+	host, _ := os.Hostname()
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
+}

@@ -1,0 +1,74 @@
+// Package control is distci-buildctl as a tool: a pure filter that turns a job
+// into the tickets of a build, and finishes builds.
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/distci/distci/lib/build"
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/job"
+	"github.com/distci/distci/lib/repo"
+	"github.com/distci/distci/lib/ticket"
+)
+
+// Params are the parameters of a control ticket.
+type Params struct {
+	Action string `json:"action"`
+}
+
+// Act answers a control ticket: it reads the job and the build's record from
+// the ticket, and leaves the new record, the tickets to post and the jobs to
+// trigger in it. The time is the only thing that it takes from elsewhere.
+func Act(_ context.Context, t *ticket.Ticket, now time.Time) error {
+	var p Params
+	if err := t.DecodeParams(&p); err != nil {
+		return err
+	}
+	j, err := jobOf(t)
+	if err != nil {
+		return err
+	}
+	b := &build.Build{JobID: t.JobID, Number: t.BuildNumber}
+	if ok, err := t.Get(repo.FieldBuild, &b.State); err != nil || !ok {
+		return missing(repo.FieldBuild, err)
+	}
+	post := []*ticket.Ticket{}
+	down := repo.Downstream{}
+	switch p.Action {
+	case build.ActionStart:
+		if j == nil {
+			return fault.Errorf(fault.Unavailable, "job %s does not exist any more", t.JobID)
+		}
+		post = append(post, b.Start(j, now)...)
+	case build.ActionFinish:
+		down.Jobs, down.Cause = b.Finish(j, now)
+	default:
+		return fault.Errorf(fault.BadTicket, "ticket: params: action: expected %q or %q, found %q", build.ActionStart, build.ActionFinish, p.Action)
+	}
+	delete(t.Extra, repo.FieldJob)
+	if err := t.Set(repo.FieldBuild, b.State); err != nil {
+		return err
+	}
+	if err := t.Set(repo.FieldPost, post); err != nil {
+		return err
+	}
+	return t.Set(repo.FieldTrigger, down)
+}
+
+// jobOf reads the job out of a control ticket; nil if it has none.
+func jobOf(t *ticket.Ticket) (*job.Job, error) {
+	raw, ok := t.Extra[repo.FieldJob]
+	if !ok {
+		return nil, nil
+	}
+	return job.Parse(raw)
+}
+
+func missing(field string, err error) error {
+	if err != nil {
+		return err
+	}
+	return fault.Errorf(fault.BadTicket, "ticket: field %q is missing", field)
+}
