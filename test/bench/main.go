@@ -1,0 +1,106 @@
+// Command bench measures what the programs in bin/ reach, and prints one JSON
+// object a line.
+//
+// Every row is compared with a peer or a floor that is measured in the same
+// run, since machines differ and are noisy.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+)
+
+// row is one result.
+type row struct {
+	Name    string   `json:"name"`
+	Value   float64  `json:"value"`
+	Unit    string   `json:"unit"`
+	Against string   `json:"against"` // what it is compared with, and that one's value
+	Ratio   *float64 `json:"ratio"`   // of the value to that one's
+	Bar     string   `json:"bar"`     // what it must reach; "": nothing is demanded
+	OK      *bool    `json:"ok"`
+}
+
+// measurement makes some rows.
+type measurement struct {
+	name string
+	run  func(b *bench) error
+}
+
+func main() {
+	pattern := flag.String("run", ".", "measure only what matches this `regexp`")
+	flag.Parse()
+	re, err := regexp.Compile(*pattern)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(64)
+	}
+	failed := false
+	for _, m := range []measurement{
+		{"step", steps},
+		{"trigger", triggers},
+		{"console", console},
+		{"follow", follow},
+		{"handover", handover},
+		{"checkout", checkout},
+		{"idle", idle},
+	} {
+		if !re.MatchString(m.name) {
+			continue
+		}
+		if err := measure(m); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", m.name, err)
+			failed = true
+		}
+	}
+	if failed {
+		os.Exit(1)
+	}
+}
+
+func measure(m measurement) error {
+	dir, err := os.MkdirTemp("", "distci-bench-")
+	if err != nil {
+		return err
+	}
+	b := &bench{dir: dir}
+	defer b.close()
+	return m.run(b)
+}
+
+// print writes a row. With a bar, met says whether it is reached.
+func (b *bench) print(name string, value float64, unit, against string, peer float64, bar string, met func(value, ratio float64) bool) {
+	r := row{Name: name, Value: round(value), Unit: unit, Against: against, Bar: bar}
+	ratio := 0.0
+	if peer > 0 {
+		ratio = value / peer
+		rounded := round(ratio)
+		r.Ratio = &rounded
+		r.Against = fmt.Sprintf("%s: %v %s", against, round(peer), unit)
+	}
+	if met != nil {
+		ok := met(value, ratio)
+		r.OK = &ok
+	}
+	line, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // numbers and strings
+	}
+	fmt.Println(string(line))
+}
+
+func round(v float64) float64 {
+	var r float64
+	fmt.Sscanf(fmt.Sprintf("%.3g", v), "%g", &r)
+	return r
+}
+
+// quantile of the values, which it sorts.
+func quantile(values []float64, q float64) float64 {
+	slices.Sort(values)
+	return values[min(len(values)-1, int(q*float64(len(values))))]
+}
