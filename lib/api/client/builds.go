@@ -1,0 +1,118 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/distci/distci/lib/build"
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/ticket"
+)
+
+// Jobs lists at most limit ids of jobs that come after the given one, in
+// order; all of them if limit is 0.
+func (c *Client) Jobs(ctx context.Context, after string, limit int) ([]string, error) {
+	q := &request{method: http.MethodGet, path: []string{"jobs"}, query: url.Values{}}
+	if after != "" {
+		q.query.Set("after", after)
+	}
+	if limit > 0 {
+		q.query.Set("limit", strconv.Itoa(limit))
+	}
+	var reply struct{ Jobs []string }
+	err := c.json(ctx, q, &reply)
+	return reply.Jobs, err
+}
+
+// Job returns a job's configuration.
+func (c *Client) Job(ctx context.Context, job string) (json.RawMessage, error) {
+	var reply struct{ Config json.RawMessage }
+	err := c.json(ctx, &request{method: http.MethodGet, path: []string{"jobs", job}}, &reply)
+	return reply.Config, err
+}
+
+// PutJob creates or replaces a job; the configuration's job_id is the same.
+func (c *Client) PutJob(ctx context.Context, job string, config []byte) error {
+	return c.json(ctx, &request{method: http.MethodPut, path: []string{"jobs", job}, header: jsonBody, body: config}, nil)
+}
+
+// DeleteJob removes a job with its builds.
+func (c *Client) DeleteJob(ctx context.Context, job string) error {
+	return c.json(ctx, &request{method: http.MethodDelete, path: []string{"jobs", job}}, nil)
+}
+
+var jsonBody = map[string]string{"Content-Type": "application/json"}
+
+// Builds lists the numbers of a job's builds, in order.
+func (c *Client) Builds(ctx context.Context, job string) ([]ticket.Number, error) {
+	var reply struct{ Builds []ticket.Number }
+	err := c.json(ctx, &request{method: http.MethodGet, path: []string{"jobs", job, "builds"}}, &reply)
+	return reply.Builds, err
+}
+
+// Build returns the state of a build.
+func (c *Client) Build(ctx context.Context, job string, n ticket.Number) (*build.State, error) {
+	var reply struct{ State *build.State }
+	q := &request{method: http.MethodGet, path: buildPath(job, n, "state")}
+	if err := c.json(ctx, q, &reply); err != nil {
+		return nil, err
+	}
+	if reply.State == nil {
+		return nil, fault.Errorf(fault.Config, "client: %s: the reply has no state", q)
+	}
+	return reply.State, nil
+}
+
+// Trigger is how a build is to begin.
+type Trigger struct {
+	Ref        string            `json:"ref,omitempty"`        // instead of the job's
+	Parameters map[string]string `json:"parameters,omitempty"` // of the job
+	// Key makes the request repeatable: for the same key there is one build.
+	// Without it a request whose answer is lost is not repeated.
+	Key string `json:"-"`
+}
+
+// Trigger begins a build and returns its number.
+func (c *Client) Trigger(ctx context.Context, job string, how Trigger) (ticket.Number, error) {
+	body, err := json.Marshal(how)
+	if err != nil {
+		return 0, fault.Errorf(fault.Internal, "client: %w", err)
+	}
+	q := &request{method: http.MethodPost, path: []string{"jobs", job, "builds"}, header: jsonBody, body: body}
+	if how.Key != "" {
+		q.header = map[string]string{"Content-Type": "application/json", "Idempotency-Key": how.Key}
+		q.repeat = true
+	}
+	var reply struct {
+		Number ticket.Number `json:"build_number"`
+	}
+	err = c.json(ctx, q, &reply)
+	return reply.Number, err
+}
+
+// Cancel ends a build. It does nothing to one that has ended.
+func (c *Client) Cancel(ctx context.Context, job string, n ticket.Number) error {
+	return c.json(ctx, &request{method: http.MethodPost, path: buildPath(job, n, "cancel"), repeat: true}, nil)
+}
+
+// Retry runs a build again from the step with the key from, or from the one
+// that failed if from is "".
+func (c *Client) Retry(ctx context.Context, job string, n ticket.Number, from string) error {
+	body := []byte("{}")
+	if from != "" {
+		body, _ = json.Marshal(map[string]string{"from": from}) // strings always can be
+	}
+	return c.json(ctx, &request{method: http.MethodPost, path: buildPath(job, n, "retry"), header: jsonBody, body: body}, nil)
+}
+
+// DeleteBuild removes a build and everything of it.
+func (c *Client) DeleteBuild(ctx context.Context, job string, n ticket.Number) error {
+	return c.json(ctx, &request{method: http.MethodDelete, path: buildPath(job, n)}, nil)
+}
+
+func buildPath(job string, n ticket.Number, more ...string) []string {
+	return append([]string{"jobs", job, "builds", n.String()}, more...)
+}
