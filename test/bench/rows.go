@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distci/distci/lib/api/client"
 	"github.com/distci/distci/lib/ticket"
 )
 
@@ -49,12 +50,12 @@ func steps(b *bench) error {
 		from := time.Now()
 		t := ticket.New("execute-shell", "execute_shell_v1")
 		t.Params = json.RawMessage(`{"script":":"}`)
-		id, err := c.PostTask(ctx, t)
+		posted, err := c.PostTask(ctx, t)
 		if err != nil {
 			return err
 		}
 		for {
-			t, err := c.Task(ctx, id)
+			t, err := c.Task(ctx, posted.ID)
 			if err != nil {
 				return err
 			}
@@ -69,7 +70,7 @@ func steps(b *bench) error {
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
-		if err := c.DeleteTask(ctx, id); err != nil {
+		if err := c.DeleteTask(ctx, posted.ID); err != nil {
 			return err
 		}
 	}
@@ -89,7 +90,7 @@ func steps(b *bench) error {
 	const builds = 60
 	from := time.Now()
 	for range builds {
-		if _, err := c.Trigger(ctx, "noop"); err != nil {
+		if _, err := c.Trigger(ctx, "noop", client.Trigger{}); err != nil {
 			return err
 		}
 	}
@@ -115,7 +116,7 @@ func triggers(b *bench) error {
 	const n = 500
 	from := time.Now()
 	for range n {
-		if _, err := c.Trigger(context.Background(), "noop"); err != nil {
+		if _, err := c.Trigger(context.Background(), "noop", client.Trigger{}); err != nil {
 			return err
 		}
 	}
@@ -166,7 +167,7 @@ func console(b *bench) error {
 	}
 	var ours, floor []float64
 	for n := range 3 {
-		if _, err := c.Trigger(context.Background(), "loud"); err != nil {
+		if _, err := c.Trigger(context.Background(), "loud", client.Trigger{}); err != nil {
 			return err
 		}
 		s, err := finish(c, "loud", ticket.Number(n+1))
@@ -197,7 +198,7 @@ func follow(b *bench) error {
 	if err := b.job(c, "clock", "for i in $(seq 200); do date +%s%N; sleep 0.02; done"); err != nil {
 		return err
 	}
-	n, err := c.Trigger(context.Background(), "clock")
+	n, err := c.Trigger(context.Background(), "clock", client.Trigger{})
 	if err != nil {
 		return err
 	}
