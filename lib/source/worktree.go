@@ -243,7 +243,6 @@ func (w *writer) right(dir *os.Root, e treeEntry) (fs.FileInfo, bool) {
 	if err != nil {
 		return nil, false
 	}
-	var content io.Reader
 	size := info.Size()
 	h := sha1cd.New()
 	if e.mode == filemode.Symlink {
@@ -263,9 +262,8 @@ func (w *writer) right(dir *os.Root, e treeEntry) (fs.FileInfo, bool) {
 		return nil, false
 	}
 	defer f.Close()
-	content = f
 	io.WriteString(h, "blob "+strconv.FormatInt(size, 10)+"\x00")
-	if n, err := io.Copy(h, content); err != nil || n != size {
+	if n, err := io.Copy(h, f); err != nil || n != size {
 		return nil, false
 	}
 	return info, plumbing.Hash(h.Sum(nil)) == e.hash
@@ -283,14 +281,15 @@ func indexEntry(path string, e treeEntry, info fs.FileInfo) *index.Entry {
 	return entry
 }
 
-// unlock makes a folder usable for its owner, and not writable for all.
+// unlock gives a folder that its owner cannot use, or that all may write, the
+// usual permissions.
 func unlock(dir *os.Root, name string) error {
 	info, err := dir.Lstat(name)
 	if err != nil || !info.IsDir() {
 		return err
 	}
 	if perm := info.Mode().Perm(); perm&0o700 != 0o700 || perm&0o002 != 0 {
-		return dir.Chmod(name, (perm|0o700)&^0o002)
+		return dir.Chmod(name, 0o755)
 	}
 	return nil
 }
