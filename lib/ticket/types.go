@@ -2,34 +2,56 @@ package ticket
 
 import "strings"
 
-// tools are the types of the 2013 original, whose tools have shorter names.
-var tools = map[string]string{
-	"git-checkout":      "distci-checkout",
-	"execute-shell":     "distci-exec",
-	"publish-artifacts": "distci-publish",
-	"copy-artifacts":    "distci-copy",
-	"build-control":     "distci-buildctl",
+// The types that this project has a tool for.
+const (
+	GitCheckout      = "git-checkout"
+	ExecuteShell     = "execute-shell"
+	PublishArtifacts = "publish-artifacts"
+	CopyArtifacts    = "copy-artifacts"
+	BuildControl     = "build-control"
+)
+
+// prefix begins the name of every tool.
+const prefix = "distci-"
+
+// Capability is what a worker must offer for tickets of a type:
+// "git_checkout_v1" for "git-checkout".
+func Capability(typ string) string {
+	return strings.ReplaceAll(typ, "-", "_") + "_v1"
 }
 
-// Tool is the name of the program for tickets of a type.
+// LabelCapability is what a worker must offer that carries a label.
+func LabelCapability(label string) string { return "nodelabel_" + label }
+
+// Tool is the name of the program for tickets of a type. The types of the
+// original have shorter names; the tool of a type "foo" is "distci-foo".
 func Tool(typ string) string {
-	if tool, ok := tools[typ]; ok {
-		return tool
+	switch typ {
+	case GitCheckout:
+		return prefix + "checkout"
+	case ExecuteShell:
+		return prefix + "exec"
+	case PublishArtifacts:
+		return prefix + "publish"
+	case CopyArtifacts:
+		return prefix + "copy"
+	case BuildControl:
+		return prefix + "buildctl"
 	}
-	return "distci-" + typ
+	return prefix + typ
 }
 
-// TypeOf is the type of the tickets that a program is for.
+// TypeOf is the type of the tickets that a tool, given by the name of its
+// program, is for; "" if the name is not that of a tool.
 func TypeOf(tool string) string {
-	for typ, t := range tools {
-		if t == tool {
+	for _, typ := range []string{GitCheckout, ExecuteShell, PublishArtifacts, CopyArtifacts, BuildControl} {
+		if Tool(typ) == tool {
 			return typ
 		}
 	}
-	return strings.TrimPrefix(tool, "distci-")
-}
-
-// Capability is what a worker offers that has the tool for a type.
-func Capability(typ string) string {
-	return strings.ReplaceAll(typ, "-", "_") + "_v1"
+	typ, ok := strings.CutPrefix(tool, prefix)
+	if !ok {
+		return ""
+	}
+	return typ
 }
