@@ -25,6 +25,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/store"
 )
@@ -65,7 +67,10 @@ func open(path string) (*folder, error) {
 	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
-		return nil, notAFolder(err)
+		if fi, statErr := os.Stat(path); statErr == nil && !fi.IsDir() {
+			return nil, fault.Wrap(fault.Config, err)
+		}
+		return nil, err
 	}
 	s := &folder{root: root, durable: map[string]struct{}{}}
 	for i := range s.shards {
@@ -163,8 +168,10 @@ func makeFolder(path string) error {
 			return err
 		}
 		return makeFolder(path)
+	case errors.Is(err, unix.ENOTDIR):
+		return fault.Wrap(fault.Config, err)
 	case err != nil:
-		return notAFolder(err)
+		return err
 	}
 	d, err := os.Open(parent)
 	if err != nil {

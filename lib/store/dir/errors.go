@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"syscall"
 
@@ -51,13 +52,11 @@ func kind(err error) error {
 	if slices.ContainsFunc(answers, func(a error) bool { return errors.Is(err, a) }) {
 		return err
 	}
-	var errno syscall.Errno
-	var pe *fs.PathError
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return fault.Wrap(fault.Denied, err)
-	case errors.As(err, &pe) && !errors.As(err, &errno) && !errors.Is(err, fs.ErrClosed):
-		return fault.Wrap(fault.Denied, err) // os.Root's refusal: a link leads outside
+	case escapes(err):
+		return fault.Wrap(fault.Denied, err)
 	case errors.Is(err, unix.EROFS), errors.Is(err, unix.ENOLCK), errors.Is(err, fs.ErrInvalid):
 		return fault.Wrap(fault.Config, err)
 	}
@@ -69,9 +68,12 @@ func absent(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENAMETOOLONG)
 }
 
-func notAFolder(err error) error {
-	if errors.Is(err, unix.ENOTDIR) {
-		return fault.Wrap(fault.Config, err)
-	}
-	return err
+// escapes tells whether err is [os.Root]'s refusal to follow a link to the
+// outside. It has no exported name; what tells it apart is that it is about a
+// path and not the system's.
+func escapes(err error) bool {
+	var errno syscall.Errno
+	var path *fs.PathError
+	var link *os.LinkError
+	return (errors.As(err, &path) || errors.As(err, &link)) && !errors.As(err, &errno) && !errors.Is(err, fs.ErrClosed)
 }
