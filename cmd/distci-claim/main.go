@@ -74,7 +74,7 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 		return fail(err)
 	}
 	defer cl.Close()
-	layers, err := workspace.NewLayers(cl.Store, filepath.Join(*state, "layers"), *cache)
+	cached, err := workspace.OpenCache(filepath.Join(*state, "layers"), *cache)
 	if err != nil {
 		return fail(err)
 	}
@@ -85,7 +85,7 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	defer sb.Close()
 	handler := api.New(cl.Repo, api.Options{})
 	w, err := worker.New(worker.Options{
-		Repo: cl.Repo, Layers: layers, Sandbox: sb, Name: *id, Dir: filepath.Join(*state, "work"),
+		Repo: cl.Repo, Layers: workspace.NewLayers(cl.Store, cached, workspace.Limits{}), Sandbox: sb, Name: *id, Dir: filepath.Join(*state, "work"),
 		Slots: *jobs, Loop: *loop, Wait: *wait, Session: *session, Grace: *grace, Log: log,
 		API: func(job string, n ticket.Number) http.Handler { return api.Scoped(handler, job, n) },
 		Tools: worker.Tools{Path: worker.ToolPath(*path), Program: fs.Args(), Labels: *labels, Capabilities: *capabilities,

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/queue"
