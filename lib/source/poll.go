@@ -168,7 +168,9 @@ func (m *mirror) news(ctx context.Context, before map[string]string, o PollOptio
 	h := &history{store: store, commits: map[plumbing.Hash]*Event{}}
 	var known []plumbing.Hash
 	for _, id := range before {
-		known = append(known, plumbing.NewHash(id))
+		if h := plumbing.NewHash(id); store.Has(h) {
+			known = append(known, h)
+		}
 	}
 	var events []Event
 	seen := map[string]string{}
@@ -190,14 +192,13 @@ func (m *mirror) news(ctx context.Context, before map[string]string, o PollOptio
 			continue
 		}
 		old := known
-		switch {
-		case before == nil && !o.All:
-			old = nil // the tip alone
-		case followed && store.Has(plumbing.NewHash(last)):
-			old = []plumbing.Hash{plumbing.NewHash(last)}
+		if id := plumbing.NewHash(last); followed && store.Has(id) {
+			old = []plumbing.Hash{id}
 		}
 		list := []plumbing.Hash{tip.Hash}
-		if before == nil && o.All || len(old) > 0 {
+		// Without a commit to begin at (the first time, or all was rewritten and
+		// the mirror is younger) the tip alone is news.
+		if len(old) > 0 || len(before) == 0 && (before != nil || o.All) {
 			if list, err = h.between(ctx, old, tip.Hash); err != nil {
 				return nil, nil, err
 			}
@@ -300,9 +301,6 @@ func (h *history) between(ctx context.Context, old []plumbing.Hash, tip plumbing
 		return order, nil
 	}
 	for _, id := range old {
-		if !h.store.Has(id) {
-			continue // rewritten, and the mirror is younger
-		}
 		if _, err := below(id); err != nil {
 			return nil, err
 		}

@@ -107,6 +107,17 @@ func (i *index) find(id plumbing.Hash) int64 {
 	if n >= hi || !bytes.Equal(names[n*20:n*20+20], id[:]) {
 		return -1
 	}
+	return i.offset(n)
+}
+
+// name is the name of object n, in their order.
+func (i *index) name(n int) (id plumbing.Hash) {
+	copy(id[:], i.b[8+1024+n*20:])
+	return id
+}
+
+// offset is where in the pack object n begins, or -1.
+func (i *index) offset(n int) int64 {
 	offs := i.b[8+1024+i.count*24:]
 	off := binary.BigEndian.Uint32(offs[n*4:])
 	if off&(1<<31) == 0 {
