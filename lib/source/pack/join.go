@@ -137,4 +137,3 @@ func (p *packFile) objects() []object {
 	slices.SortFunc(list, func(a, b object) int { return cmp.Compare(a.off, b.off) })
 	return list
 }
-
