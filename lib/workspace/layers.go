@@ -1,0 +1,216 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/store"
+)
+
+// Layers is the layers in a store, with a cache before it.
+type Layers struct {
+	store  store.Store
+	cache  *Cache
+	limits Limits
+}
+
+// NewLayers uses s and c; what is restored must be within the limits.
+func NewLayers(s store.Store, c *Cache, lim Limits) *Layers {
+	return &Layers{store: s, cache: c, limits: lim}
+}
+
+// Key is where the store has the layer of that digest.
+func Key(digest string) (string, error) {
+	digits, err := hexOf(digest)
+	return "layers/sha256/" + digits, err
+}
+
+// Save stores what has changed in dir since old was taken (nil: everything)
+// as a new layer, and returns it and the new index. If nothing has changed
+// the layer is Empty.
+func (l *Layers) Save(ctx context.Context, dir string, old *Index) (Layer, *Index, error) {
+	layer, x, err := l.save(ctx, dir, old, false)
+	return layer, x, failed("save", err)
+}
+
+func (l *Layers) save(ctx context.Context, dir string, old *Index, opaque bool) (Layer, *Index, error) {
+	for attempt := 1; ; attempt++ {
+		layer, x, err := l.saveOnce(ctx, dir, old, opaque)
+		if !errors.Is(err, errChanged) || attempt == 3 {
+			return layer, x, err
+		}
+	}
+}
+
+func (l *Layers) saveOnce(ctx context.Context, dir string, old *Index, opaque bool) (Layer, *Index, error) {
+	t, err := l.cache.temp()
+	if err != nil {
+		return Layer{}, nil, err
+	}
+	defer t.discard()
+	layer, x, err := diff(ctx, dir, old, t.f, opaque)
+	if err != nil || layer.Empty() {
+		return Layer{}, x, err
+	}
+	if err := l.upload(ctx, t.f, layer.Digest); err != nil {
+		return Layer{}, nil, err
+	}
+	f, err := t.keep(layer.Digest)
+	if err != nil {
+		return Layer{}, nil, err
+	}
+	return layer, x, f.Close()
+}
+
+// upload puts a layer into the store. It may be there already: the same
+// changes give the same layer. For the same reason it is safe to try again
+// when nobody knows whether it has worked.
+func (l *Layers) upload(ctx context.Context, f *os.File, digest string) error {
+	key, err := Key(digest)
+	if err != nil {
+		return err
+	}
+	for range 3 {
+		if _, err = f.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		_, err = l.store.Create(ctx, key, f)
+		if err == nil || errors.Is(err, store.ErrExists) {
+			return nil
+		}
+		if !errors.Is(err, store.ErrUnknown) {
+			break
+		}
+	}
+	return err
+}
+
+// open returns a layer, verified.
+func (l *Layers) open(ctx context.Context, digest string) (*os.File, error) {
+	return l.cache.open(ctx, digest, func(ctx context.Context) (io.ReadCloser, error) {
+		key, err := Key(digest)
+		if err != nil {
+			return nil, err
+		}
+		r, _, err := l.store.Get(ctx, key, 0, -1)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, fault.Errorf(fault.Unavailable, "layer %s is not in the store: %w", digest, err)
+		}
+		return r, err
+	})
+}
+
+// openAll returns several layers, which are fetched at the same time.
+func (l *Layers) openAll(ctx context.Context, digests []string) (files []*os.File, err error) {
+	files = make([]*os.File, len(digests))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(4)
+	for i, digest := range digests {
+		group.Go(func() (err error) {
+			files[i], err = l.open(ctx, digest)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		closeAll(files)
+		return nil, err
+	}
+	return files, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// Restore makes dir, which must be absent or empty, what the layers say, in
+// their order, and returns its index. After an error dir is to be removed; see
+// [Remove].
+func (l *Layers) Restore(ctx context.Context, dir string, digests []string) (*Index, error) {
+	x, err := l.restore(ctx, dir, digests)
+	return x, failed("restore", err)
+}
+
+func (l *Layers) restore(ctx context.Context, dir string, digests []string) (*Index, error) {
+	if err := makeEmpty(dir); err != nil {
+		return nil, err
+	}
+	files, err := l.openAll(ctx, digests)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(files)
+	for i, f := range files {
+		if err := apply(ctx, dir, f, l.limits, true); err != nil {
+			return nil, fmt.Errorf("layer %d (%s): %w", i+1, digests[i], err)
+		}
+	}
+	return scan(ctx, dir)
+}
+
+// makeEmpty makes dir, or makes sure that nothing is in it.
+func makeEmpty(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(1)
+	if len(names) > 0 {
+		return fault.Errorf(fault.Internal, "%s is not empty", dir)
+	}
+	if err != io.EOF {
+		return err
+	}
+	return nil
+}
+
+// Import stores the tree in a tar, plain or compressed with gzip or zstd, as a
+// layer that replaces everything below it. An archive that is damaged or
+// hostile is ErrArchive, one that is too large ErrLimit; both are of kind
+// BadTicket.
+func (l *Layers) Import(ctx context.Context, r io.Reader, lim Limits) (Layer, error) {
+	layer, err := l.importTree(ctx, r, lim)
+	return layer, failed("import", err)
+}
+
+// importTree goes by way of a real tree, which leaves no doubt as to what the
+// archive means.
+func (l *Layers) importTree(ctx context.Context, r io.Reader, lim Limits) (Layer, error) {
+	dir, remove, err := l.cache.tempDir()
+	if err != nil {
+		return Layer{}, err
+	}
+	defer remove()
+	tree := dir + "/tree"
+	if err := os.Mkdir(tree, 0o700); err != nil {
+		return Layer{}, err
+	}
+	// For an archive that does not mention its root.
+	if err := setTime(unix.AT_FDCWD, tree, unix.Timespec{}); err != nil {
+		return Layer{}, err
+	}
+	if err := os.Chmod(tree, 0o755); err != nil {
+		return Layer{}, err
+	}
+	if err := apply(ctx, tree, r, lim, false); err != nil {
+		return Layer{}, err
+	}
+	layer, _, err := l.save(ctx, tree, nil, true)
+	return layer, err
+}
