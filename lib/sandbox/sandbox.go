@@ -1,7 +1,8 @@
-// Package sandbox is the interface to what confines a program while it runs.
+// Package sandbox is the interface for running one program confined.
 //
-// Adapters: sandbox/plain (a process group on this machine; no isolation) and
-// sandbox/lxc. What an adapter must do is said here and proven by sandboxtest.
+// Adapters: sandbox/plain (a session of its own, no isolation) and sandbox/lxc
+// (a fresh container). What an adapter must do is said here and proven by
+// sandboxtest.
 package sandbox
 
 import (
@@ -10,38 +11,71 @@ import (
 	"time"
 )
 
-// Spec is one program to run.
+// StepVar is the one environment variable that an adapter may add to
+// [Spec.Env]: a mark by which it finds a step's processes again.
+const StepVar = "DISTCI_STEP"
+
+// Spec says what to run.
 type Spec struct {
-	Args   []string // the program, an absolute path or a name in PATH, and its arguments
-	Env    []string // NAME=VALUE, all of its environment
-	Dir    string   // working directory
-	Stdin  io.Reader
-	Stdout io.Writer
-	Stderr io.Writer
-	// Grace is the time between SIGTERM, to the whole process group, and
-	// SIGKILL, to everything, when the context is done.
+	// Args is the program and its arguments. A program without a "/" is looked
+	// for in the PATH of Env.
+	Args []string
+	// Env is the whole environment, as "NAME=value"; but see StepVar.
+	Env []string
+	// Dir is the working directory.
+	Dir string
+
+	// Stdin is what the program reads; nil is the empty input. An *os.File is
+	// passed on as it is; of anything else more may be read than the program
+	// uses.
+	Stdin io.Reader
+	// Stdout and Stderr take the program's output; nil drops it. An *os.File
+	// is passed on as it is. Otherwise a Write that blocks holds the program
+	// up, so that memory stays bounded, and one that fails drops the rest.
+	Stdout, Stderr io.Writer
+
+	// Grace is the time between SIGTERM and SIGKILL when the context is done.
 	Grace time.Duration
+	// Limits bounds what the program may use, as far as the adapter can.
+	Limits Limits
 }
 
-// Result is how the program ended.
+// Limits bounds a program and all its descendants together. Zero is no limit.
+type Limits struct {
+	Memory    int64   // bytes
+	CPUs      float64 // processors' worth of time
+	Processes int     // processes and threads
+	Disk      int64   // bytes
+}
+
+// Result tells how the program ended.
 type Result struct {
-	Status int // exit status, or 128+n if it was killed by signal n
-	Signal int // n, or 0
-	OOM    bool
-	User   time.Duration // CPU time in user mode
-	System time.Duration // CPU time in the kernel
-	MaxRSS int64         // bytes
+	Status int  // its exit status; 128+n if signal n killed it
+	Signal int  // the signal that killed it; or 0
+	OOM    bool // it, or a part of it, was killed for using too much memory
+	Usage  Usage
+}
+
+// Usage is what the program used, with those of its descendants that it has
+// waited for, or with all of them if the adapter can tell.
+type Usage struct {
+	User, System time.Duration
+	MaxRSS       int64 // bytes
 }
 
 // Sandbox runs programs. It may be used by several goroutines.
 type Sandbox interface {
-	// Run runs a program to its end, or until ctx is done. When it returns,
-	// nothing of what the program has started is left. The error is for a
-	// program that could not be run; it is of kind MissingTool if there is no
-	// such program here.
+	// Run runs the program until it ends. When it returns, all output has been
+	// written and no process that the program has started is left, whatever
+	// its parent, group and session. If this process is killed, all of them
+	// are soon killed as well.
+	//
+	// When ctx is done, the program's process group gets SIGTERM and after
+	// Grace everything gets SIGKILL; the Result tells how the program ended.
+	//
+	// An error means that the program could not be run (a program that is
+	// missing is a fault.MissingTool) or could not be cleaned up after.
 	Run(ctx context.Context, s Spec) (Result, error)
-	// Describe says in a few words what the sandbox does, and does not do.
+	// Describe says in a sentence what the sandbox confines and what not.
 	Describe() string
-	// Close frees what the sandbox holds.
-	Close() error
 }

@@ -1,48 +1,266 @@
-// Package plain runs programs as process groups on this machine.
+// Package plain runs a program as a child of this process, in a session of its
+// own and without isolation, for laptops and for tools that are trusted.
+//
+// What keeps its promise that nothing is left of a program:
+//
+//   - This process becomes a child subreaper (prctl(2)): orphans become its own
+//     children, however often they forked and whatever session they made. A
+//     child that is not in this process's session is a program's. Which one's,
+//     if several run, is told by its session, or by [sandbox.StepVar] in the
+//     environment that it was started with. What can be told by neither is
+//     killed when the last of the programs that run at the time has ended.
+//   - If this process is killed, the kernel kills the programs (PDEATHSIG), and
+//     a watchdog kills their descendants: see watchdog.go.
+//
+// A process that has both left its session and cleared its environment outlives
+// this process if that is killed with SIGKILL; and one that changed its user
+// may be beyond our reach. Against those there is sandbox/lxc.
+//
+// For the sake of the above there must be one Sandbox in a process, and nothing
+// else in it may start children in sessions of their own.
 package plain
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/sandbox"
 )
 
-// Plain is a sandbox that does not isolate.
-type Plain struct{}
+// Sandbox implements [sandbox.Sandbox].
+type Sandbox struct {
+	id      string // marks the processes of this Sandbox's programs
+	session int    // of this process
 
-// New prepares the sandbox.
-func New() (*Plain, error) { return &Plain{}, nil }
+	// mu is held while a program is started, so that no sweep takes the new
+	// child for an orphan, and while a sweep looks.
+	mu       sync.Mutex
+	last     int
+	running  map[string]int // mark → pid of the program, 0 while it starts
+	watchdog *watchdog
+}
 
-// Describe implements sandbox.Sandbox.
-func (*Plain) Describe() string { return "plain: process groups, no isolation" }
+var _ sandbox.Sandbox = (*Sandbox)(nil)
 
-// Close implements sandbox.Sandbox.
-func (*Plain) Close() error { return nil }
+// New makes this process a child subreaper and returns its Sandbox.
+func New() (*Sandbox, error) {
+	if _, err := os.Stat("/proc/self/stat"); err != nil {
+		return nil, fault.Errorf(fault.Config, "sandbox/plain: /proc is needed: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fault.Errorf(fault.Config, "sandbox/plain: becoming a child subreaper: %w", err)
+	}
+	session, err := unix.Getsid(0)
+	if err != nil {
+		return nil, fault.Errorf(fault.Internal, "sandbox/plain: %w", err)
+	}
+	return &Sandbox{id: uuid.NewString(), session: session, running: map[string]int{}}, nil
+}
 
-// Run implements sandbox.Sandbox.
-func (*Plain) Run(ctx context.Context, s sandbox.Spec) (sandbox.Result, error) {
-	cmd := exec.CommandContext(ctx, s.Args[0], s.Args[1:]...)
-	cmd.Env, cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Env, s.Dir, s.Stdin, s.Stdout, s.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = s.Grace + time.Second
+// Describe implements [sandbox.Sandbox].
+func (s *Sandbox) Describe() string {
+	return "plain: programs run as this user, with its rights and its network and without limits; only their processes are cleaned up"
+}
+
+// Close ends the watchdog. No program may be running.
+func (s *Sandbox) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watchdog != nil {
+		s.watchdog.close()
+		s.watchdog = nil
+	}
+	return nil
+}
+
+// Run implements [sandbox.Sandbox].
+func (s *Sandbox) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, error) {
+	type outcome struct {
+		result sandbox.Result
+		err    error
+	}
+	done := make(chan outcome)
+	go func() {
+		// PDEATHSIG is about the thread that started the program, not about
+		// its process; so the thread is kept for as long as the program.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		result, err := s.run(ctx, spec)
+		done <- outcome{result, err}
+	}()
+	o := <-done
+	return o.result, o.err
+}
+
+func (s *Sandbox) run(ctx context.Context, spec sandbox.Spec) (result sandbox.Result, err error) {
+	if err := ctx.Err(); err != nil {
+		return result, fmt.Errorf("sandbox/plain: %w", err)
+	}
+	cmd, err := command(spec)
+	if err != nil {
+		return result, err
+	}
+	streams, err := connect(cmd, spec)
+	if err != nil {
+		return result, fault.Errorf(fault.Temporary, "sandbox/plain: %w", err)
+	}
+	mark, err := s.start(cmd)
+	streams.started()
+	if err != nil {
+		streams.finish()
+		return result, startError(cmd, err)
+	}
+	s.await(ctx, cmd.Process.Pid, spec.Grace)
+	cmd.Wait() // its error only repeats the state
+	err = s.sweep(mark, cmd.Process.Pid)
+	streams.finish()
+	return describe(cmd.ProcessState), err
+}
+
+// command makes the command, but for its streams.
+func command(spec sandbox.Spec) (*exec.Cmd, error) {
+	if len(spec.Args) == 0 {
+		return nil, fault.Errorf(fault.Internal, "sandbox/plain: no program given")
+	}
+	path, err := lookPath(spec.Args[0], spec.Env)
+	if err != nil {
+		return nil, fault.Errorf(fault.MissingTool, "sandbox/plain: %w", err)
+	}
+	return &exec.Cmd{Path: path, Args: spec.Args, Env: spec.Env, Dir: spec.Dir,
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}}, nil
+}
+
+// start starts the program under a new mark.
+func (s *Sandbox) start(cmd *exec.Cmd) (mark string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last++
+	mark = fmt.Sprintf("%s.%d", s.id, s.last)
+	cmd.Env = append(cmd.Env[:len(cmd.Env):len(cmd.Env)], sandbox.StepVar+"="+mark)
+	if err := s.guard(); err != nil {
+		return "", err
+	}
 	if err := cmd.Start(); err != nil {
-		return sandbox.Result{}, fault.Errorf(fault.MissingTool, "sandbox: %w", err)
+		return "", err
 	}
-	err := cmd.Wait()
-	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) && ctx.Err() == nil {
-		return sandbox.Result{}, fault.Errorf(fault.Temporary, "sandbox: %w", err)
+	s.running[mark] = cmd.Process.Pid
+	s.watchdog.add(cmd.Process.Pid)
+	return mark, nil
+}
+
+// guard starts the watchdog if there is none, and another one if it was killed.
+func (s *Sandbox) guard() error {
+	if s.watchdog != nil && s.watchdog.alive() {
+		return nil
 	}
-	ws := cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if ws.Signaled() {
-		return sandbox.Result{Status: 128 + int(ws.Signal()), Signal: int(ws.Signal())}, nil
+	if s.watchdog != nil {
+		s.watchdog.close()
+		s.watchdog = nil
 	}
-	return sandbox.Result{Status: ws.ExitStatus()}, nil
+	w, err := startWatchdog(s.id)
+	if err != nil {
+		return err
+	}
+	s.watchdog = w
+	for _, pid := range s.running {
+		w.add(pid)
+	}
+	return nil
+}
+
+// await waits until the program has ended, and leaves it to be reaped: until
+// then its pid is not given to another, so that its group can be killed.
+func (s *Sandbox) await(ctx context.Context, pid int, grace time.Duration) {
+	ended := make(chan struct{})
+	var stopper sync.WaitGroup
+	stopper.Go(func() {
+		select {
+		case <-ended:
+			return
+		case <-ctx.Done():
+		}
+		if grace > 0 {
+			unix.Kill(-pid, unix.SIGTERM)
+			timer := time.NewTimer(grace)
+			defer timer.Stop()
+			select {
+			case <-ended:
+				return
+			case <-timer.C:
+			}
+		}
+		unix.Kill(-pid, unix.SIGKILL)
+		unix.Kill(pid, unix.SIGKILL)
+	})
+	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+	close(ended)
+	stopper.Wait()
+	unix.Kill(-pid, unix.SIGKILL)
+}
+
+func describe(p *os.ProcessState) sandbox.Result {
+	r := sandbox.Result{Status: p.ExitCode(), Usage: sandbox.Usage{User: p.UserTime(), System: p.SystemTime()}}
+	if ws := p.Sys().(syscall.WaitStatus); ws.Signaled() {
+		r.Signal = int(ws.Signal())
+		r.Status = 128 + r.Signal
+	}
+	if u, ok := p.SysUsage().(*syscall.Rusage); ok {
+		r.Usage.MaxRSS = u.Maxrss << 10
+	}
+	return r
+}
+
+// lookPath finds the program in the PATH of env; if that has none, in the one
+// that a shell would use.
+func lookPath(name string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	path := "/usr/local/bin:/usr/bin:/bin"
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			path = v
+		}
+	}
+	for _, dir := range filepath.SplitList(path) {
+		if !filepath.IsAbs(dir) {
+			continue // a program that the working directory happens to hold
+		}
+		file := filepath.Join(dir, name)
+		if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() && unix.Access(file, unix.X_OK) == nil {
+			return file, nil
+		}
+	}
+	return "", fmt.Errorf("%s: no such program in %s", name, path)
+}
+
+// startError gives an error of [exec.Cmd.Start] its kind.
+func startError(cmd *exec.Cmd, err error) error {
+	kind := fault.Temporary
+	var path *fs.PathError
+	switch {
+	case errors.As(err, &path) && path.Op == "chdir":
+		kind = fault.Config
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENOEXEC),
+		errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENAMETOOLONG):
+		kind = fault.MissingTool
+	case errors.Is(err, unix.E2BIG), errors.Is(err, unix.EINVAL):
+		kind = fault.Config // arguments or environment that no program can get
+	}
+	return fault.Errorf(kind, "sandbox/plain: %s: %w", cmd.Args[0], err)
 }

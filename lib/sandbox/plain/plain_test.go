@@ -1,0 +1,123 @@
+package plain
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/distci/distci/lib/sandbox"
+	"github.com/distci/distci/lib/sandbox/sandboxtest"
+)
+
+func open() (sandbox.Sandbox, error) { return New() }
+
+func TestMain(m *testing.M) { sandboxtest.Main(m, open) }
+
+func TestSandbox(t *testing.T) { sandboxtest.Run(t, open) }
+
+func newT(t testing.TB) *Sandbox {
+	t.Helper()
+	s, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+var nothing = sandbox.Spec{Args: []string{"/bin/true"}, Env: []string{"A=b"}, Dir: "/"}
+
+// TestLeavesNoTrace runs programs with orphans that end by themselves: they
+// are reaped, and no file stays open.
+func TestLeavesNoTrace(t *testing.T) {
+	s := newT(t)
+	spec := sandbox.Spec{Args: []string{"/bin/sh", "-c", "(setsid true &) ; (true &)"}, Dir: "/"}
+	run := func() {
+		t.Helper()
+		if r, err := s.Run(t.Context(), spec); err != nil || r.Status != 0 {
+			t.Fatal(r, err)
+		}
+	}
+	run()
+	files, err := numbers("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 30 {
+		run()
+	}
+	if now, err := numbers("/proc/self/fd"); err != nil || len(now) > len(files) {
+		t.Errorf("%d files are open, before it were %d; %v", len(now), len(files), err)
+	}
+	pids, err := children()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range pids {
+		if p, ok := readProcess(pid); ok && p.session != s.session {
+			t.Errorf("left: %+v", p)
+		}
+	}
+	if len(s.running) != 0 {
+		t.Errorf("still on the list: %v", s.running)
+	}
+}
+
+func TestChildren(t *testing.T) {
+	cmd := exec.Command("sleep", "600")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	for name, list := range map[string]func() ([]int, error){"children": children, "childrenByParent": childrenByParent} {
+		if pids, err := list(); err != nil || !slices.Contains(pids, cmd.Process.Pid) {
+			t.Errorf("%s: %v, %v; want %d among them", name, pids, err, cmd.Process.Pid)
+		}
+	}
+}
+
+// TestWatchdogKilled kills the watchdog: the next program gets another.
+func TestWatchdogKilled(t *testing.T) {
+	s := newT(t)
+	if _, err := s.Run(t.Context(), nothing); err != nil {
+		t.Fatal(err)
+	}
+	first := s.watchdog.cmd.Process.Pid
+	if err := unix.Kill(first, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	unix.Waitid(unix.P_PID, first, nil, unix.WEXITED|unix.WNOWAIT, nil)
+	if _, err := s.Run(t.Context(), nothing); err != nil {
+		t.Fatal(err)
+	}
+	if second := s.watchdog.cmd.Process.Pid; second == first || !s.watchdog.alive() {
+		t.Errorf("the watchdog is %d, before %d", second, first)
+	}
+	if _, err := os.Stat("/proc/" + strconv.Itoa(first)); err == nil {
+		t.Error("the dead watchdog was not reaped")
+	}
+}
+
+// BenchmarkRun runs a program that does nothing, by os/exec and confined.
+func BenchmarkRun(b *testing.B) {
+	b.Run("exec", func(b *testing.B) {
+		for b.Loop() {
+			if err := exec.Command("/bin/true").Run(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("plain", func(b *testing.B) {
+		s := newT(b)
+		for b.Loop() {
+			if _, err := s.Run(b.Context(), nothing); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,145 @@
+package plain
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/distci/distci/lib/sandbox"
+)
+
+// lastResort is how long a pipe without data is still read when everything
+// that we know of has ended. Only a process beyond our reach can have it open.
+const lastResort = 2 * time.Second
+
+// streams carries data between a program's pipes and its Spec. It copies by
+// itself because [exec.Cmd.Wait] would wait for the pipes' end before what
+// holds them open is killed.
+type streams struct {
+	theirs []*os.File // the program's ends, closed here once it has them
+	stdin  *os.File   // our end, or nil
+	source io.Reader
+	out    []*output
+	wg     sync.WaitGroup
+	input  chan struct{} // closed when the source is no longer read
+}
+
+type output struct {
+	pipe    *os.File
+	to      io.Writer
+	closing atomic.Bool
+}
+
+// connect gives cmd its streams.
+func connect(cmd *exec.Cmd, spec sandbox.Spec) (s *streams, err error) {
+	s = &streams{input: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			s.started()
+			s.finish()
+		}
+	}()
+	if spec.Stdin != nil {
+		if f, ok := spec.Stdin.(*os.File); ok {
+			cmd.Stdin = f
+		} else {
+			r, w, err := os.Pipe()
+			if err != nil {
+				return s, err
+			}
+			s.theirs = append(s.theirs, r)
+			s.stdin, s.source, cmd.Stdin = w, spec.Stdin, r
+		}
+	}
+	if cmd.Stdout, err = s.output(spec.Stdout); err != nil {
+		return s, err
+	}
+	if equal(spec.Stdout, spec.Stderr) {
+		cmd.Stderr = cmd.Stdout // one pipe keeps the order, and calls Write from one goroutine
+		return s, nil
+	}
+	cmd.Stderr, err = s.output(spec.Stderr)
+	return s, err
+}
+
+func (s *streams) output(to io.Writer) (io.Writer, error) {
+	if to == nil {
+		return nil, nil
+	}
+	if f, ok := to.(*os.File); ok {
+		return f, nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	s.theirs = append(s.theirs, w)
+	s.out = append(s.out, &output{pipe: r, to: to})
+	return w, nil
+}
+
+// equal is a == b for writers of any type, also those that have no equality.
+func equal(a, b io.Writer) bool {
+	defer func() { recover() }()
+	return a == b
+}
+
+// started begins to copy.
+func (s *streams) started() {
+	for _, f := range s.theirs {
+		f.Close()
+	}
+	go func() {
+		defer close(s.input)
+		if s.stdin != nil {
+			io.Copy(s.stdin, s.source) // a program need not read all
+			s.stdin.Close()
+		}
+	}()
+	for _, o := range s.out {
+		s.wg.Go(o.copy)
+	}
+}
+
+// finish waits until all output is written. The source of the input is not
+// waited for much longer, as nobody can interrupt its Read.
+func (s *streams) finish() {
+	for _, o := range s.out {
+		o.closing.Store(true)
+		o.pipe.SetReadDeadline(time.Now().Add(lastResort))
+	}
+	if s.stdin != nil {
+		s.stdin.Close()
+	}
+	s.wg.Wait()
+	select {
+	case <-s.input:
+	case <-time.After(lastResort):
+	}
+}
+
+// copy copies until the end of the pipe. When the program has ended, what the
+// pipe holds is copied, and what somebody else still writes is not.
+func (o *output) copy() {
+	defer o.pipe.Close()
+	buf := make([]byte, 32<<10)
+	rest := 1 << 20 // the most that a pipe can hold, unless root says otherwise
+	broken := false
+	for rest > 0 {
+		n, err := o.pipe.Read(buf)
+		if err != nil {
+			return
+		}
+		if !broken {
+			_, err := o.to.Write(buf[:n])
+			broken = err != nil
+		}
+		if o.closing.Load() {
+			rest -= n
+			o.pipe.SetReadDeadline(time.Now().Add(lastResort)) // the Write may have taken long
+		}
+	}
+}
