@@ -150,11 +150,15 @@ func (t *txn) renew() error {
 	return err
 }
 
+// glance is how often the keeper at least looks for the earliest deadline: a
+// session that is shorter than its own may have begun since.
+const glance = time.Second
+
 // keep renews the session at a third of its time-out, and ends those of others
 // as they become overdue.
 func (c *conn) keep() {
 	var failed bool
-	wait := c.timeout / 3
+	wait := min(c.timeout/3, glance)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
@@ -200,7 +204,7 @@ func (c *conn) renewal() (time.Duration, error) {
 		return c.timeout / 10, err
 	}
 	wait := time.Until(c.Session().Renewed.Add(c.timeout / 3))
-	wait = min(wait, time.Duration(earliest-monotonic()))
+	wait = min(wait, glance, time.Duration(earliest-monotonic()))
 	return max(wait, time.Millisecond), err
 }
 
