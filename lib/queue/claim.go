@@ -327,3 +327,6 @@ func (q *Queue) putBack(ctx context.Context, p place, t *ticket.Ticket, version 
 		return err
 	}
 }
+
+// Left is how long a lease still lasts.
+func (c *Claim) Left() time.Duration { return time.Until(c.until) }

@@ -316,7 +316,7 @@ func TestFaults(t *testing.T) {
 			}
 		}
 	}
-	_, err := source.Checkout(t.Context(), source.Options{Repository: r.dir, Dir: "/does/not/exist"})
+	_, err := source.Checkout(t.Context(), source.Options{Repository: r.dir, Dir: "/dev/null/none"})
 	wantFault(t, err, fault.Config, "workspace")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -47,7 +47,7 @@ type Options struct {
 	Access
 	Repository string // a URL, user@host:path, or a local path
 	Ref        string // a full or short name, a full commit id, or "" for HEAD
-	Dir        string // the workspace; it must exist
+	Dir        string // the workspace; it is made if it is absent
 	// CheckoutDir is a folder within the workspace; "" for the workspace itself.
 	CheckoutDir string
 	Depth       int  // only so many commits of history; 0 for all
@@ -112,6 +112,9 @@ func openFolder(dir, sub string) (*folder, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fault.Errorf(fault.Config, "checkout: opening the workspace: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, fault.Errorf(fault.Config, "checkout: making the workspace: %w", err)
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {

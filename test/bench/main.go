@@ -86,13 +86,12 @@ func (b *bench) print(name string, value float64, unit, against string, peer flo
 		ok := met(value, ratio)
 		r.OK = &ok
 	}
-	line, err := json.Marshal(r)
-	if err != nil {
+	enc := json.NewEncoder(os.Stdout)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(r); err != nil {
 		panic(err) // numbers and strings
 	}
-	fmt.Println(string(line))
 }
-
 func round(v float64) float64 {
 	var r float64
 	fmt.Sscanf(fmt.Sprintf("%.3g", v), "%g", &r)

@@ -1,0 +1,142 @@
+// Command distci-frontend serves the REST interface. See distci-frontend(8).
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/distci/distci/lib/api"
+	"github.com/distci/distci/lib/cluster"
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/tool"
+	"github.com/distci/distci/lib/workspace"
+)
+
+const name = "distci-frontend"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
+}
+
+// run is main without its globals.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	tool.Describe(fs, "[options]", "Serve the REST interface over the cluster's coordination and store.")
+	listen := fs.String("listen", "127.0.0.1:8088", "serve at `ADDRESS`, host:port or unix:/path; port 0: a free one")
+	insecure := fs.Bool("insecure", false, "serve at an address that others can reach, although everybody may do everything")
+	portFile := fs.String("port-file", "", "write the port to `FILE` once it is served")
+	coord := tool.Setting(fs, "coord", "coord", "", "the coordination's `URL`")
+	store := tool.Setting(fs, "store", "store", "", "the store's `URL`")
+	state := tool.Setting(fs, "state", "state", tool.StateDir(), "`FOLDER` for the cache of workspace layers")
+	upload := fs.Int64("max-upload", 16<<30, "take artefacts and workspaces of at most so many `BYTES`")
+	grace := fs.Duration("grace", 10*time.Second, "how long requests may take to end after a signal")
+	log, status := tool.Parse(fs, args, stdout, stderr)
+	if log == nil {
+		return status
+	}
+	fail := func(err error) int { return tool.Fail(name, stderr, err) }
+	l, err := open(*listen, *insecure)
+	if err != nil {
+		return fail(err)
+	}
+	defer l.Close()
+	cl, err := cluster.Open(ctx, *coord, *store, 10*time.Second, log)
+	if err != nil {
+		return fail(err)
+	}
+	defer cl.Close()
+	cache, err := workspace.OpenCache(filepath.Join(*state, "layers"), 10<<30)
+	if err != nil {
+		return fail(err)
+	}
+	// Requests end with this context, also those that follow a log for hours.
+	serving, end := context.WithCancel(context.Background())
+	defer end()
+	srv := &http.Server{
+		Handler: api.New(cl.Repo, api.Options{Layers: workspace.NewLayers(cl.Store, cache, workspace.Limits{}),
+			MaxUpload: *upload, Log: log}),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return serving },
+	}
+	if err := announce(l, *portFile); err != nil {
+		return fail(err)
+	}
+	log.Info("listening on " + url(l))
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fail(fault.Wrap(fault.Temporary, err))
+	case <-ctx.Done():
+	}
+	log.Info("shutting down")
+	drain, cancel := context.WithTimeout(context.Background(), *grace)
+	defer cancel()
+	stop := context.AfterFunc(drain, end)
+	time.AfterFunc(*grace/2, end) // followers would use up all of it
+	defer stop()
+	if err := srv.Shutdown(drain); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return fail(err)
+	}
+	return 0
+}
+
+// open listens. An address that others can reach must be asked for twice.
+func open(address string, insecure bool) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			return nil, fault.Errorf(fault.Config, "--listen: %w", err)
+		}
+		return l, os.Chmod(path, 0o600)
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fault.Errorf(fault.Usage, "--listen %q: expected host:port or unix:/path", address)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && !insecure {
+		return nil, fault.Errorf(fault.Config, "--listen %q: others can reach it, and everybody may do everything; say --insecure if that is meant", address)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fault.Errorf(fault.Config, "--listen: %w", err)
+	}
+	return l, nil
+}
+
+func url(l net.Listener) string {
+	if l.Addr().Network() == "unix" {
+		return "unix:" + l.Addr().String()
+	}
+	return "http://" + l.Addr().String()
+}
+
+// announce writes the port to a file, which appears whole.
+func announce(l net.Listener, file string) error {
+	addr, ok := l.Addr().(*net.TCPAddr)
+	if file == "" || !ok {
+		return nil
+	}
+	tmp := file + ".tmp"
+	if err := os.WriteFile(tmp, []byte(strconv.Itoa(addr.Port)+"\n"), 0o644); err != nil {
+		return fault.Errorf(fault.Config, "--port-file: %w", err)
+	}
+	return os.Rename(tmp, file)
+}
