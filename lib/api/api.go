@@ -106,6 +106,9 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		x.fail(err)
 	}
 	log := s.Log.Info
+	if r.Method == http.MethodGet {
+		log = s.Log.Debug // what changes nothing, and is asked all the time
+	}
 	args := []any{"method", r.Method, "path", r.URL.Path, "status", x.status, "bytes", x.bytes,
 		"took", time.Since(from).Round(100 * time.Microsecond), "request", id}
 	if x.status >= 500 && err != nil {

@@ -104,6 +104,9 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 		return s.giveBack(context.WithoutCancel(ctx), c, fault.Errorf(fault.Interrupted, "the worker was told to stop"), true)
 	case err != nil:
 		s.forget()
+		if reason != nil { // why it was stopped says more than that it was
+			err = reason
+		}
 		return s.giveBack(ctx, c, err, false)
 	}
 	if idle.Err() != nil {
@@ -232,6 +235,10 @@ func (s *slot) conclude(ctx context.Context, log *repo.Log, out *ticket.Ticket, 
 // save stores what the step has changed, and adds it to the ticket's
 // workspace.
 func (s *slot) save(ctx context.Context, t *ticket.Ticket) error {
+	// A step that has removed its workspace has emptied it.
+	if err := os.MkdirAll(s.workspace(), 0o755); err != nil {
+		return fault.Wrap(fault.Temporary, err)
+	}
 	layer, index, err := s.Layers.Save(ctx, s.workspace(), s.index)
 	if err != nil {
 		s.forget()
