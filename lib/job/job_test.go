@@ -17,7 +17,7 @@ func TestParse(t *testing.T) {
 		"parameters": {"LEVEL": "1", "COLOR": "blue"},
 		"env": {"COLOR": "red", "LANG": "C"},
 		"tasks": [
-			{"type": "git-checkout", "params": {"repository": "https://git.example/distci.git", "ref": "master", "checkout-dir": "src", "depth": 1, "submodules": true, "clean": false}},
+			{"type": "git-checkout", "params": {"repository": "https://git.example/distci.git", "ref": "master", "checkout-dir": "src", "depth": 1, "submodules": true}},
 			{"type": "execute-shell", "name": "test", "labels": ["big", "arm"], "env": {"LANG": "fi"}, "timeout": 60, "retry": 1,
 			 "params": {"script": ["make", "make test"], "working_directory": "src", "nodelabels": ["arm"]}},
 			{"type": "publish-artifacts", "params": {"artifacts": ["**/*.log"], "always": true, "allow_empty": true}},
@@ -114,10 +114,10 @@ func TestRefused(t *testing.T) {
 			"job: $.tasks[0].params.scirpt: unknown key (known: nodelabels, script, working_directory)"},
 		{`{"type": "execute-shell", "params": {"script": []}}`, `job: $.tasks[0].params.script: expected a string, or a list of strings, found an empty list`},
 		{`{"type": "execute-shell", "params": {"script": ["a", 2]}}`, `job: $.tasks[0].params.script[1]: expected a string, found 2`},
-		{`{"type": "git-checkout", "params": {"ref": "", "depth": -1, "clean": "yes"}}`, "job: $.tasks[0].params.repository: expected a string that is not empty, found nothing\n" +
+		{`{"type": "git-checkout", "params": {"ref": "", "depth": -1, "submodules": "yes"}}`, "job: $.tasks[0].params.repository: expected a string that is not empty, found nothing\n" +
 			"job: $.tasks[0].params.ref: expected a string that is not empty, found \"\"\n" +
 			"job: $.tasks[0].params.depth: expected an integer from 0 to 1000000000, found -1\n" +
-			`job: $.tasks[0].params.clean: expected true or false, found "yes"`},
+			`job: $.tasks[0].params.submodules: expected true or false, found "yes"`},
 		{`{"type": "publish-artifacts", "params": {"artifacts": "*.txt"}}`, `job: $.tasks[0].params.artifacts: expected a list of glob patterns, at least one, found "*.txt"`},
 		{`{"type": "copy-artifacts", "params": {"job": "b", "artifacts": ["*"], "build": "latest"}}`, `job: $.tasks[0].params.build: expected a build number, or "last-successful", found "latest"`},
 		{`{"type": "copy-artifacts", "params": {"job": "b", "artifacts": ["*"], "build": 0}}`, `job: $.tasks[0].params.build: expected a build number, or "last-successful", found 0`},

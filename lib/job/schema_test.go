@@ -76,7 +76,7 @@ func strictNumbers(n *node) bool {
 // valid is a job that uses everything.
 const valid = `{"job_id": "a", "$schema": "x", "configuration-version": "2013-02-26", "description": "d",
 	"env": {"A": "b"}, "parameters": {"P": ""}, "triggers": {"x": [1]}, "downstream_jobs": ["b"], "tasks": [
-	{"type": "git-checkout", "params": {"repository": "r", "ref": "m", "checkout-dir": "c", "depth": 1, "submodules": true, "clean": true}},
+	{"type": "git-checkout", "params": {"repository": "r", "ref": "m", "checkout-dir": "c", "depth": 1, "submodules": true}},
 	{"type": "execute-shell", "name": "n", "labels": ["l"], "env": {"A": "b"}, "timeout": 1, "retry": 1, "params": {"script": ["a"], "working_directory": "w", "nodelabels": ["x"]}},
 	{"type": "publish-artifacts", "params": {"artifacts": ["a"], "always": true, "allow_empty": true}},
 	{"type": "copy-artifacts", "params": {"job": "b", "artifacts": ["a"], "target_directory": "t", "build": 1, "flatten": true}},

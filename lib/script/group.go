@@ -107,6 +107,7 @@ func (g *group) stop(grace time.Duration) {
 		g.reapAll()
 	}()
 	g.signal(unix.SIGTERM)
+	g.signal(unix.SIGCONT) // one that is stopped would not notice
 	if after(grace, gone) {
 		return
 	}
