@@ -35,6 +35,7 @@ type Client struct {
 	base  *url.URL
 	where string // the server, for messages
 	http  *http.Client
+	slow  *http.Client // for replies that may begin at any time
 	token string
 	name  string
 }
@@ -86,24 +87,24 @@ func New(address string, o Options) (*Client, error) {
 		c.token = token
 	}
 	c.http = &http.Client{Transport: t, CheckRedirect: noRedirect}
+	t = t.Clone()
+	t.ResponseHeaderTimeout = 0
+	c.slow = &http.Client{Transport: t, CheckRedirect: noRedirect}
 	return c, nil
 }
 
 // Over returns a client of a handler in this process. Nothing is bound, and
 // nothing is copied but what is said.
 func Over(h http.Handler) *Client {
-	return &Client{
-		base:  &url.URL{Scheme: "http", Host: "localhost"},
-		where: "this process",
-		http:  &http.Client{Transport: &local{handler: h}, CheckRedirect: noRedirect},
-		name:  "distci",
-	}
+	c := &http.Client{Transport: &local{handler: h}, CheckRedirect: noRedirect}
+	return &Client{base: &url.URL{Scheme: "http", Host: "localhost"}, where: "this process", http: c, slow: c, name: "distci"}
 }
 
 // Close frees the connections. A handler in this process has returned when
 // Close does; the requests must have ended or be canceled.
 func (c *Client) Close() {
 	c.http.CloseIdleConnections()
+	c.slow.CloseIdleConnections()
 	if l, ok := c.http.Transport.(*local); ok {
 		l.running.Wait()
 	}

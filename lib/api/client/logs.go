@@ -42,7 +42,7 @@ func (c *Client) Follow(ctx context.Context, job string, n ticket.Number, w io.W
 			return err
 		}
 		ended := state.Status == build.Complete
-		q.query = nil
+		q.query, q.slow = nil, !ended
 		if !ended {
 			q.query = url.Values{"follow": {"1"}}
 		}
@@ -62,7 +62,7 @@ func (c *Client) Follow(ctx context.Context, job string, n ticket.Number, w io.W
 func (c *Client) stream(ctx context.Context, q *request, w io.Writer, skip int64) (int64, error) {
 	for n := 1; ; n++ {
 		q.header = nil
-		if skip > 0 && !q.query.Has("follow") {
+		if skip > 0 && !q.slow {
 			q.header = map[string]string{"Range": fmt.Sprintf("bytes=%d-", skip)}
 		}
 		resp, err := c.open(ctx, q)

@@ -80,6 +80,7 @@ type request struct {
 	stream io.Reader // instead of body; sent once
 	size   int64     // of stream; -1: not known
 	repeat bool      // a POST that may be repeated
+	slow   bool      // the reply may begin at any time
 }
 
 func (q *request) String() string { return q.method + " /" + strings.Join(q.path, "/") }
@@ -216,7 +217,11 @@ func (c *Client) once(ctx context.Context, q *request) (*http.Response, error) {
 	for k, v := range q.header {
 		req.Header.Set(k, v)
 	}
-	resp, err := c.http.Do(req)
+	h := c.http
+	if q.slow {
+		h = c.slow
+	}
+	resp, err := h.Do(req)
 	if err != nil {
 		return nil, c.network(ctx, q, err)
 	}
