@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -65,6 +68,31 @@ func end(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		ts.Fatalf("process %d: %v", pid, err)
+	}
+}
+
+// TestPage asserts that the man page has an entry for each flag, and no other.
+func TestPage(t *testing.T) {
+	var help bytes.Buffer
+	if status := run(t.Context(), []string{"--help"}, nil, &help, os.Stderr); status != 0 {
+		t.Fatal(status)
+	}
+	page, err := os.ReadFile("../../man/distci-exec.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := func(text []byte, pattern string) []string {
+		var list []string
+		for _, m := range regexp.MustCompile(pattern).FindAllSubmatch(text, -1) {
+			list = append(list, string(m[1]))
+		}
+		slices.Sort(list)
+		return list
+	}
+	flags := names(help.Bytes(), `(?m)^  .{4}--([a-z-]+)`)
+	entries := names(page, `(?m)^\.It (?:Fl [a-z] , )?Fl -([a-z-]+)`)
+	if len(flags) < 9 || !slices.Equal(flags, entries) {
+		t.Errorf("flags %v, entries %v", flags, entries)
 	}
 }
 
