@@ -37,7 +37,7 @@ type download struct {
 }
 
 // Copy copies the artefacts of src that match any of the globs into the
-// workspace. A file that is there is replaced.
+// workspace, which is created if need be. A file that is there is replaced.
 func Copy(ctx context.Context, o CopyOptions, src Source) error {
 	target, err := relative(o.Target)
 	if err != nil {
@@ -47,6 +47,9 @@ func Copy(ctx context.Context, o CopyOptions, src Source) error {
 	list, err := o.choose(ctx, src)
 	if err != nil {
 		return err
+	}
+	if err := os.MkdirAll(o.Workspace, 0o777); err != nil {
+		return fault.Errorf(fault.Config, "artifact: workspace: %w", err)
 	}
 	root, err := os.OpenRoot(o.Workspace)
 	if err != nil {
