@@ -1,270 +1,190 @@
-// Package api serves the REST interface over the shared repository. It keeps
-// no state of its own.
-//
-// The interface is that of the 2013 original, whose clients and workers work
-// against it unchanged, and more; see distci-frontend(8).
+// Package api serves the REST interface: what the 2013 original served, to
+// which its clients and workers still speak, and a few things more. See
+// distci-rest(7).
 package api
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
-	"strconv"
+	"net/url"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
-	"github.com/distci/distci/lib/coord"
-	"github.com/distci/distci/lib/fault"
-	"github.com/distci/distci/lib/job"
-	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/repo"
-	"github.com/distci/distci/lib/ticket"
 	"github.com/distci/distci/lib/workspace"
 )
 
-// Bounds of request bodies, in bytes.
+// Options is what New needs besides the repository. The zero value is usable.
+type Options struct {
+	Log *slog.Logger // a line for each request; nil: none
+	// MaxUpload bounds an artefact and a workspace, in bytes; 0:
+	// DefaultMaxUpload.
+	MaxUpload int64
+	// Layers make workspaces out of layers and the other way round; nil: the
+	// requests for a workspace are answered with 501.
+	Layers *workspace.Layers
+	// Temp is the folder for a workspace on its way to a client; "": the
+	// system's.
+	Temp string
+	// Done is closed when the server is to end: logs are no longer followed.
+	Done <-chan struct{}
+}
+
+// The bounds of what a client may send, in bytes.
 const (
-	maxDocument = 1 << 20  // configurations, tickets, records
-	maxConsole  = 16 << 20 // one piece of a log
-	maxUpload   = 16 << 30 // artefacts and workspaces, unless Options says otherwise
+	DefaultMaxUpload = 16 << 30
+	maxDocument      = 1 << 20  // a configuration, a ticket, a record
+	maxConsole       = 16 << 20 // one piece of a log
+	maxWebhook       = 25 << 20 // what the sender promises not to pass
 )
 
-// Options of New.
-type Options struct {
-	Layers    *workspace.Layers // for workspaces; nil: they are refused
-	MaxUpload int64             // bytes of an artefact or a workspace; 0: 16 GiB
-	Log       *slog.Logger      // for requests; nil: none
-}
-
-// server is the handler.
 type server struct {
-	Options
 	repo *repo.Repo
+	Options
+
+	sweep struct {
+		sync.Mutex
+		last time.Time
+	}
 }
 
-// New returns the handler of the whole interface.
+// New returns the handler of the interface.
 func New(r *repo.Repo, o Options) http.Handler {
-	if o.MaxUpload == 0 {
-		o.MaxUpload = maxUpload
-	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &server{o, r}
-	return http.HandlerFunc(s.serve)
+	if o.MaxUpload <= 0 {
+		o.MaxUpload = DefaultMaxUpload
+	}
+	s := &server{repo: r, Options: o}
+	// A page of another site must not make its reader's browser act here.
+	return observe(o.Log, http.NewCrossOriginProtection().Handler(http.HandlerFunc(s.serve)))
 }
 
-// Errors of requests that are wrong in themselves.
-var (
-	errMethod   = fault.Errorf(fault.Usage, "no such path, or not with this method")
-	errID       = fault.Errorf(fault.Usage, "not a valid identifier")
-	errTooLarge = errors.New("the body is too large")
-	errNotFound = fault.Errorf(fault.Unavailable, "not found")
-)
-
-// exchange is one request with its reply.
-type exchange struct {
-	http.ResponseWriter
-	*http.Request
-	status int
-	bytes  int64
+// route is one line of the interface. A part of the pattern in braces is a
+// parameter.
+type route struct {
+	method, pattern string
+	handle          func(*call) error
 }
 
-func (x *exchange) WriteHeader(status int) {
-	if x.status == 0 {
-		x.status = status
-	}
-	x.ResponseWriter.WriteHeader(status)
+var routes = []route{
+	{"GET", "", (*call).root},
+	{"GET", "healthz", (*call).health},
+	{"GET", "schema/job.json", (*call).schema},
+
+	{"GET", "jobs", (*call).listJobs},
+	{"GET", "jobs/{job}", (*call).getJob},
+	{"PUT", "jobs/{job}", (*call).putJob},
+	{"DELETE", "jobs/{job}", (*call).deleteJob},
+	{"GET", "jobs/{job}/config/schema", (*call).schema},
+	{"POST", "jobs/{job}/github-webhook", (*call).githubWebhook},
+	{"GET", "jobs/{job}/tags", (*call).listTags},
+	{"GET", "jobs/{job}/tags/{tag}", (*call).getTag},
+	{"PUT", "jobs/{job}/tags/{tag}", (*call).putTag},
+	{"DELETE", "jobs/{job}/tags/{tag}", (*call).deleteTag},
+
+	{"GET", "jobs/{job}/builds", (*call).listBuilds},
+	{"POST", "jobs/{job}/builds", (*call).trigger},
+	{"GET", "jobs/{job}/builds/{build}", (*call).getBuild},
+	{"DELETE", "jobs/{job}/builds/{build}", (*call).deleteBuild},
+	{"GET", "jobs/{job}/builds/{build}/state", (*call).getBuild},
+	{"PUT", "jobs/{job}/builds/{build}/state", (*call).putState},
+	{"POST", "jobs/{job}/builds/{build}/cancel", (*call).cancel},
+
+	{"GET", "jobs/{job}/builds/{build}/console", (*call).getConsole},
+	{"POST", "jobs/{job}/builds/{build}/console", (*call).appendConsole},
+	{"GET", "jobs/{job}/builds/{build}/steps/{step}/log", (*call).getStepLog},
+
+	{"GET", "jobs/{job}/builds/{build}/workspace", (*call).getWorkspace},
+	{"PUT", "jobs/{job}/builds/{build}/workspace", (*call).putWorkspace},
+	{"DELETE", "jobs/{job}/builds/{build}/workspace", (*call).deleteWorkspace},
+
+	{"GET", "jobs/{job}/builds/{build}/artifacts", (*call).listArtifacts},
+	{"POST", "jobs/{job}/builds/{build}/artifacts", (*call).postArtifact},
+	{"GET", "jobs/{job}/builds/{build}/artifacts/{artifact}", (*call).getArtifact},
+	{"GET", "jobs/{job}/builds/{build}/artifacts/{artifact}/{name}", (*call).getArtifact},
+	{"PUT", "jobs/{job}/builds/{build}/artifacts/{artifact}", (*call).putArtifact},
+	{"DELETE", "jobs/{job}/builds/{build}/artifacts/{artifact}", (*call).deleteArtifact},
+
+	{"GET", "tasks", (*call).listTasks},
+	{"POST", "tasks", (*call).postTask},
+	{"GET", "tasks/{task}", (*call).getTask},
+	{"PUT", "tasks/{task}", (*call).putTask},
+	{"DELETE", "tasks/{task}", (*call).deleteTask},
+	{"POST", "tasks/{task}/lease", (*call).leaseTask},
 }
 
-func (x *exchange) Write(p []byte) (int, error) {
-	if x.status == 0 {
-		x.status = http.StatusOK
+// match tells whether parts are as the pattern says, and what the parameters
+// are.
+func (r route) match(parts []string) (map[string]string, bool) {
+	want := strings.Split(r.pattern, "/")
+	if len(want) != len(parts) {
+		return nil, false
 	}
-	n, err := x.ResponseWriter.Write(p)
-	x.bytes += int64(n)
-	return n, err
+	args := map[string]string{}
+	for i, w := range want {
+		if name, ok := strings.CutPrefix(w, "{"); ok {
+			args[strings.TrimSuffix(name, "}")] = parts[i]
+		} else if w != parts[i] {
+			return nil, false
+		}
+	}
+	return args, true
 }
 
-// Unwrap is for http.ResponseController.
-func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
-
-// serve answers one request, logs it, and turns errors into replies.
-func (s *server) serve(w http.ResponseWriter, r *http.Request) {
-	from := time.Now()
-	id := uuid.NewString()
-	x := &exchange{ResponseWriter: w, Request: r}
-	w.Header().Set("X-Request-Id", id)
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	err := s.route(x)
-	if err != nil {
-		x.fail(err)
-	}
-	log := s.Log.Info
-	if r.Method == http.MethodGet {
-		log = s.Log.Debug // what changes nothing, and is asked all the time
-	}
-	args := []any{"method", r.Method, "path", r.URL.Path, "status", x.status, "bytes", x.bytes,
-		"took", time.Since(from).Round(100 * time.Microsecond), "request", id}
-	if x.status >= 500 && err != nil {
-		log, args = s.Log.Error, append(args, "error", err)
-	}
-	log("request", args...)
-}
-
-// route finds who answers.
-func (s *server) route(x *exchange) error {
-	path := strings.Trim(x.URL.Path, "/")
+// split splits a path into its parts, each unescaped by itself, so that an
+// escaped slash does not make two parts of one. One slash may stand behind.
+func split(u *url.URL) ([]string, error) {
+	path := strings.TrimPrefix(u.EscapedPath(), "/")
+	path = strings.TrimSuffix(path, "/")
 	parts := strings.Split(path, "/")
-	switch {
-	case path == "":
-		if x.Method != http.MethodGet {
-			return errMethod
+	for i, p := range parts {
+		var err error
+		if parts[i], err = url.PathUnescape(p); err != nil {
+			return nil, err
 		}
-		return x.empty()
-	case parts[0] == "jobs":
-		return s.jobs(x, parts[1:])
-	case parts[0] == "tasks":
-		return s.tasks(x, parts[1:])
-	case path == "healthz" && x.Method == http.MethodGet:
-		return x.reply(http.StatusOK, map[string]string{"status": "ok"})
-	case path == "schema/job.json" && x.Method == http.MethodGet:
-		return x.schema()
 	}
-	return errNotFound
+	return parts, nil
 }
 
-func (x *exchange) schema() error {
-	x.Header().Set("Content-Type", "application/schema+json")
-	_, err := x.Write(job.Schema())
-	return ignoreBroken(err)
-}
-
-// Header is the reply's.
-func (x *exchange) Header() http.Header { return x.ResponseWriter.Header() }
-
-// reply sends v as JSON.
-func (x *exchange) reply(status int, v any) error {
-	b, err := json.Marshal(v)
+// serve finds the request's route. A path or a method that is not there is
+// answered as the original did.
+func (s *server) serve(w http.ResponseWriter, r *http.Request) {
+	c := &call{server: s, w: w, r: r}
+	parts, err := split(r.URL)
 	if err != nil {
-		return err
+		c.fail(status(http.StatusBadRequest, "the path is not escaped as it should be"))
+		return
 	}
-	x.Header().Set("Content-Type", "application/json")
-	x.Header().Set("Content-Length", strconv.Itoa(len(b)))
-	x.WriteHeader(status)
-	_, err = x.Write(b)
-	return ignoreBroken(err)
-}
-
-func (x *exchange) empty() error {
-	x.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-// ignoreBroken: that the client has gone away is nobody's error.
-func ignoreBroken(error) error { return nil }
-
-// fail replies with an error, unless the reply has begun: then the connection
-// is cut, so that the client does not take a part for the whole.
-func (x *exchange) fail(err error) {
-	if x.status != 0 {
-		panic(http.ErrAbortHandler)
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
 	}
-	status := statusOf(err)
-	text := err.Error()
-	switch status {
-	case http.StatusInternalServerError:
-		text = "internal error; the log knows more under the request's id"
-	case http.StatusServiceUnavailable:
-		x.Header().Set("Retry-After", "1")
-		text = "not available at the moment"
-	}
-	x.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	x.WriteHeader(status)
-	fmt.Fprintln(x, text)
-}
-
-// statusOf is the only place that knows what reply an error gets.
-func statusOf(err error) int {
-	switch {
-	case errors.Is(err, queue.ErrLost):
-		return http.StatusConflict
-	case errors.Is(err, errTooLarge), errors.Is(err, workspace.ErrLimit):
-		return http.StatusRequestEntityTooLarge
-	case errors.Is(err, coord.ErrUnknown), errors.Is(err, coord.ErrExpired):
-		return http.StatusServiceUnavailable
-	}
-	switch fault.Of(err) {
-	case fault.Unavailable:
-		return http.StatusNotFound
-	case fault.BadTicket, fault.Config, fault.Usage:
-		return http.StatusBadRequest
-	case fault.Denied:
-		return http.StatusForbidden
-	case fault.Temporary, fault.Interrupted:
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusInternalServerError
-}
-
-// body reads a document.
-func (x *exchange) body(limit int64) ([]byte, error) {
-	b, err := io.ReadAll(x.stream(limit))
-	return b, bodyError(err)
-}
-
-// stream is the body, bounded.
-func (x *exchange) stream(limit int64) io.Reader {
-	return http.MaxBytesReader(x.ResponseWriter, x.Body, limit)
-}
-
-func bodyError(err error) error {
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return fmt.Errorf("%w: at most %d bytes are taken", errTooLarge, tooLarge.Limit)
-	}
-	return fault.Wrap(fault.Usage, err)
-}
-
-// number reads a build number of at most 16 digits.
-func number(s string) (ticket.Number, error) {
-	n, err := strconv.ParseUint(s, 10, 63)
-	if err != nil || len(s) > 16 {
-		return 0, errID
-	}
-	return ticket.Number(n), nil
-}
-
-// limit reads a query parameter that is a count.
-func (x *exchange) count(name string) (int, error) {
-	v := x.URL.Query().Get(name)
-	if v == "" {
-		return 0, nil
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 1 || n > 10000 {
-		return 0, fault.Errorf(fault.Usage, "%s=%q: expected a number from 1 to 10000", name, v)
-	}
-	return n, nil
-}
-
-// Scoped returns the part of h that a step of one build may use: it reads jobs
-// and builds, and writes what belongs to its own build.
-func Scoped(h http.Handler, job string, n ticket.Number) http.Handler {
-	own := fmt.Sprintf("/jobs/%s/builds/%d/", job, n)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rest, ours := strings.CutPrefix(r.URL.Path, own)
-		writes := ours && (r.Method == http.MethodPost || r.Method == http.MethodPut) &&
-			(rest == "artifacts" || strings.HasPrefix(rest, "artifacts/") || rest == "console")
-		if reads := r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/jobs/"); !reads && !writes {
-			http.Error(w, "a step may only read jobs and write artifacts of its own build", http.StatusForbidden)
-			return
+	found := false
+	for _, rt := range routes {
+		args, ok := rt.match(parts)
+		if !ok {
+			continue
 		}
-		h.ServeHTTP(w, r)
-	})
+		found = true
+		if rt.method != method {
+			continue
+		}
+		err := c.bind(args)
+		if err == nil {
+			err = rt.handle(c)
+		}
+		c.fail(err)
+		return
+	}
+	switch {
+	case parts[0] == "jobs" || parts[0] == "tasks":
+		c.fail(status(http.StatusBadRequest, "there is no "+r.Method+" of this path"))
+	case found:
+		c.fail(status(http.StatusMethodNotAllowed, "there is no "+r.Method+" of this path"))
+	default:
+		c.fail(status(http.StatusNotFound, "there is no such path"))
+	}
 }

@@ -1,185 +1,152 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
-	"os"
-	"strconv"
-	"time"
 
 	"github.com/distci/distci/lib/fault"
-	"github.com/distci/distci/lib/ticket"
-	"github.com/distci/distci/lib/workspace"
+	"github.com/distci/distci/lib/repo"
 )
 
-// artifacts answers below /jobs/ID/builds/N/artifacts.
-func (s *server) artifacts(x *exchange, id string, n ticket.Number, parts []string) error {
-	ctx := x.Context()
-	switch {
-	case len(parts) == 0 && x.Method == http.MethodGet:
-		all, err := s.repo.Artifacts(ctx, id, n)
-		if err != nil {
-			return err
-		}
-		return x.reply(http.StatusOK, map[string]any{"job_id": id, "build_number": int64(n), "artifacts": all})
-	case len(parts) == 0 && x.Method == http.MethodPost:
-		return s.putArtifact(x, id, n, "", http.StatusCreated)
-	case len(parts) == 0:
-		return errMethod
+func (c *call) listArtifacts() error {
+	all, err := c.repo.Artifacts(c.r.Context(), c.job, c.build)
+	if err != nil {
+		return err
 	}
-	if !ticket.ValidID(parts[0]) {
-		return errID
-	}
-	switch {
-	case x.Method == http.MethodGet && len(parts) <= 2:
-		return s.getArtifact(x, id, n, parts[0])
-	case x.Method == http.MethodPut && len(parts) == 1:
-		return s.putArtifact(x, id, n, parts[0], http.StatusOK)
-	case x.Method == http.MethodDelete && len(parts) == 1:
-		if err := s.repo.DeleteArtifact(ctx, id, n, parts[0]); err != nil {
-			return err
-		}
-		return x.empty()
-	}
-	return errMethod
+	return c.json(http.StatusOK, struct {
+		ID        string                   `json:"job_id"`
+		Number    int64                    `json:"build_number"`
+		Artifacts map[string]repo.Artifact `json:"artifacts"`
+	}{c.job, int64(c.build), all})
 }
 
-func (s *server) putArtifact(x *exchange, job string, n ticket.Number, id string, status int) error {
-	id, a, err := s.repo.PutArtifact(x.Context(), job, n, id, x.stream(s.MaxUpload))
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return bodyError(err)
+func (c *call) postArtifact() error { return c.storeArtifact(http.StatusCreated) }
+func (c *call) putArtifact() error  { return c.storeArtifact(http.StatusOK) }
+
+// storeArtifact takes the body as an artefact; c.artifact is "" for a new one.
+func (c *call) storeArtifact(code int) error {
+	body := &upload{r: c.body(c.MaxUpload)}
+	if c.r.ContentLength > c.MaxUpload { // before it is sent, if the client asks
+		return bodyError(&http.MaxBytesError{Limit: c.MaxUpload})
+	}
+	id, a, err := c.repo.PutArtifact(c.r.Context(), c.job, c.build, c.artifact, body)
+	if body.err != nil {
+		return bodyError(body.err)
 	}
 	if err != nil {
 		return err
 	}
-	return x.reply(status, map[string]any{"job_id": job, "build_number": int64(n), "artifact_id": id, "size": a.Size, "sha256": a.SHA256})
+	return c.json(code, struct {
+		ID       string `json:"job_id"`
+		Number   int64  `json:"build_number"`
+		Artifact string `json:"artifact_id"`
+		Size     int64  `json:"size"`
+		SHA256   string `json:"sha256"`
+	}{c.job, int64(c.build), id, a.Size, a.SHA256})
 }
 
-// getArtifact sends an artefact, or the range that was asked for. A browser
-// gets a file to keep, and runs nothing of it.
-func (s *server) getArtifact(x *exchange, job string, n ticket.Number, id string) error {
-	a, err := s.repo.StatArtifact(x.Context(), job, n, id)
-	if err != nil {
-		return err
-	}
-	h := x.Header()
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Content-Disposition", "attachment")
-	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
-	h.Set("ETag", `"`+a.SHA256+`"`)
-	file := &artifactReader{s: s, x: x, job: job, n: n, id: id, size: a.Size}
-	defer file.close()
-	http.ServeContent(x, x.Request, "", time.Time{}, file)
-	return file.err
+// upload remembers that it was the client that failed.
+type upload struct {
+	r   io.Reader
+	err error
 }
 
-// artifactReader reads an artefact from where it was set to.
-type artifactReader struct {
-	s      *server
-	x      *exchange
-	job    string
-	n      ticket.Number
-	id     string
-	size   int64
-	offset int64
-	rd     io.ReadCloser
-	err    error
-}
-
-// Seek implements io.Seeker.
-func (f *artifactReader) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += f.offset
-	case io.SeekEnd:
-		offset += f.size
+func (u *upload) Read(p []byte) (int, error) {
+	n, err := u.r.Read(p)
+	if err != nil && err != io.EOF {
+		u.err = err
 	}
-	if offset < 0 {
-		return 0, fmt.Errorf("negative offset")
-	}
-	if offset != f.offset {
-		f.close()
-	}
-	f.offset = offset
-	return offset, nil
-}
-
-// Read implements io.Reader.
-func (f *artifactReader) Read(p []byte) (int, error) {
-	if f.rd == nil {
-		if f.rd, _, f.err = f.s.repo.GetArtifact(f.x.Context(), f.job, f.n, f.id, f.offset, -1); f.err != nil {
-			return 0, f.err
-		}
-	}
-	n, err := f.rd.Read(p)
-	f.offset += int64(n)
 	return n, err
 }
 
-func (f *artifactReader) close() {
-	if f.rd != nil {
-		f.rd.Close()
-		f.rd = nil
+func (c *call) getArtifact() error {
+	ctx := c.r.Context()
+	rd, info, err := c.repo.GetArtifact(ctx, c.job, c.build, c.artifact, 0, 0)
+	if err != nil {
+		return err
+	}
+	rd.Close()
+	f := &object{ctx: ctx, size: info.Size, open: func(offset int64) (io.ReadCloser, error) {
+		rd, now, err := c.repo.GetArtifact(ctx, c.job, c.build, c.artifact, offset, -1)
+		if err == nil && now.Version != info.Version {
+			rd.Close()
+			return nil, fault.Errorf(fault.Temporary, "the artifact was replaced while it was read")
+		}
+		return rd, err
+	}}
+	defer f.Close()
+	h := c.w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	disposition := "attachment"
+	if c.name != "" {
+		disposition = mime.FormatMediaType("attachment", map[string]string{"filename": c.name})
+	}
+	h.Set("Content-Disposition", disposition)
+	h.Set("Etag", fmt.Sprintf(`"%x"`, info.Version))
+	http.ServeContent(c.w, c.r, "", info.Modified, f)
+	return f.err
+}
+
+// object is an object of the store as [http.ServeContent] wants it. It is
+// opened where it is first read.
+type object struct {
+	ctx    context.Context
+	size   int64
+	offset int64
+	open   func(offset int64) (io.ReadCloser, error)
+	rd     io.ReadCloser
+	err    error // of the store
+}
+
+func (o *object) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += o.offset
+	case io.SeekEnd:
+		offset += o.size
+	}
+	if offset < 0 {
+		return 0, errors.New("a seek to before the beginning")
+	}
+	if offset != o.offset {
+		o.Close()
+		o.offset = offset
+	}
+	return offset, nil
+}
+
+func (o *object) Read(p []byte) (n int, err error) {
+	if o.rd == nil {
+		if o.rd, err = o.open(o.offset); err != nil {
+			o.err = err
+			return 0, err
+		}
+	}
+	n, err = o.rd.Read(p)
+	o.offset += int64(n)
+	if err == io.EOF && o.offset < o.size {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil && err != io.EOF {
+		o.err = err
+	}
+	return n, err
+}
+
+func (o *object) Close() {
+	if o.rd != nil {
+		o.rd.Close()
+		o.rd = nil
 	}
 }
 
-// workspace answers for a build's workspace as one archive.
-func (s *server) workspace(x *exchange, id string, n ticket.Number) error {
-	ctx := x.Context()
-	if s.Layers == nil {
-		return fault.Errorf(fault.Denied, "workspaces are not served here")
+func (c *call) deleteArtifact() error {
+	if err := c.repo.DeleteArtifact(c.r.Context(), c.job, c.build, c.artifact); err != nil {
+		return err
 	}
-	switch x.Method {
-	case http.MethodGet:
-		digests, err := s.repo.Workspace(ctx, id, n)
-		if err != nil {
-			return err
-		}
-		tmp, err := os.CreateTemp("", "distci-workspace-")
-		if err != nil {
-			return fault.Wrap(fault.Temporary, err)
-		}
-		defer tmp.Close()
-		os.Remove(tmp.Name())
-		if err := s.Layers.Flatten(ctx, digests, tmp); err != nil {
-			return err
-		}
-		size, err := tmp.Seek(0, io.SeekCurrent)
-		if err == nil {
-			_, err = tmp.Seek(0, io.SeekStart)
-		}
-		if err != nil {
-			return err
-		}
-		x.Header().Set("Content-Type", "application/octet-stream")
-		x.Header().Set("Content-Length", strconv.FormatInt(size, 10))
-		_, err = io.Copy(x, tmp)
-		return ignoreBroken(err)
-	case http.MethodPut:
-		if _, err := s.repo.Build(ctx, id, n); err != nil {
-			return err
-		}
-		body := x.stream(s.MaxUpload)
-		layer, err := s.Layers.Import(ctx, body, workspace.Limits{})
-		if err != nil {
-			var tooLarge *http.MaxBytesError
-			if errors.As(err, &tooLarge) {
-				return bodyError(err)
-			}
-			return err
-		}
-		if err := s.repo.PutWorkspace(ctx, id, n, []string{layer.Digest}); err != nil {
-			return err
-		}
-		return x.empty()
-	case http.MethodDelete:
-		if err := s.repo.DeleteWorkspace(ctx, id, n); err != nil {
-			return err
-		}
-		return x.empty()
-	}
-	return errMethod
+	return c.none()
 }

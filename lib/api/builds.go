@@ -5,60 +5,15 @@ import (
 	"net/http"
 
 	"github.com/distci/distci/lib/build"
-	"github.com/distci/distci/lib/fault"
-	"github.com/distci/distci/lib/ticket"
 )
 
-// builds answers below /jobs/ID/builds.
-func (s *server) builds(x *exchange, id string, parts []string) error {
-	if len(parts) == 0 {
-		switch x.Method {
-		case http.MethodGet:
-			return s.listBuilds(x, id)
-		case http.MethodPost:
-			return s.trigger(x, id, &build.Cause{Kind: "request"})
-		}
-		return errMethod
+func (c *call) listBuilds() error {
+	ns, err := c.repo.Builds(c.r.Context(), c.job)
+	if err == nil && len(ns) == 0 {
+		_, err = c.repo.Job(c.r.Context(), c.job)
 	}
-	n, err := number(parts[0])
 	if err != nil {
 		return err
-	}
-	what := ""
-	if len(parts) > 1 {
-		what = parts[1]
-	}
-	switch {
-	case len(parts) == 1 && x.Method == http.MethodDelete:
-		if err := s.repo.DeleteBuild(x.Context(), id, n); err != nil {
-			return err
-		}
-		return x.empty()
-	case len(parts) == 1 && x.Method == http.MethodGet, len(parts) == 2 && what == "state":
-		return s.state(x, id, n, parts[0])
-	case what == "artifacts":
-		return s.artifacts(x, id, n, parts[2:])
-	case len(parts) == 2 && what == "console":
-		return s.console(x, id, n)
-	case len(parts) == 2 && what == "workspace":
-		return s.workspace(x, id, n)
-	case len(parts) == 2 && what == "cancel" && x.Method == http.MethodPost:
-		return s.cancel(x, id, n)
-	case len(parts) == 4 && what == "steps" && parts[3] == "log" && x.Method == http.MethodGet:
-		return s.stepLog(x, id, n, parts[2])
-	}
-	return errMethod
-}
-
-func (s *server) listBuilds(x *exchange, id string) error {
-	ns, err := s.repo.Builds(x.Context(), id)
-	if err != nil {
-		return err
-	}
-	if len(ns) == 0 {
-		if _, err := s.repo.Job(x.Context(), id); err != nil {
-			return err
-		}
 	}
 	numbers := make([]int64, len(ns))
 	for i, n := range ns {
@@ -68,89 +23,88 @@ func (s *server) listBuilds(x *exchange, id string) error {
 	if len(numbers) > 0 {
 		reply["last_build_number"] = numbers[len(numbers)-1]
 	}
-	return x.reply(http.StatusOK, reply)
+	return c.json(http.StatusOK, reply)
 }
 
-func (s *server) trigger(x *exchange, id string, cause *build.Cause) error {
-	b, err := s.repo.Trigger(x.Context(), id, cause)
+// trigger begins a build. The original's clients send no body or anything;
+// what we cannot do yet is refused rather than ignored.
+func (c *call) trigger() error {
+	b, err := c.document(maxDocument)
 	if err != nil {
 		return err
 	}
-	return x.reply(http.StatusCreated, map[string]any{"job_id": id, "build_number": int64(b.Number),
-		"state": map[string]string{"status": build.Preparing}})
-}
-
-// state answers for a build's record. A number in a reply to GET is a string,
-// as the client wrote it.
-func (s *server) state(x *exchange, id string, n ticket.Number, written string) error {
-	switch x.Method {
-	case http.MethodGet:
-		b, err := s.repo.Build(x.Context(), id, n)
-		if err != nil {
-			return err
-		}
-		return x.reply(http.StatusOK, map[string]any{"job_id": id, "build_number": written, "state": b.State})
-	case http.MethodPut:
-		body, err := x.body(maxDocument)
-		if err != nil {
-			return err
-		}
-		var st build.State
-		if err := json.Unmarshal(body, &st); err != nil {
-			return fault.Errorf(fault.Usage, "expected a build's state, a JSON object: %w", err)
-		}
-		if err := s.repo.PutState(x.Context(), id, n, &st); err != nil {
-			return err
-		}
-		return x.reply(http.StatusOK, map[string]any{"job_id": id, "build_number": int64(n), "state": st})
+	var how struct {
+		Ref        string            `json:"ref"`
+		Parameters map[string]string `json:"parameters"`
 	}
-	return errMethod
-}
-
-func (s *server) cancel(x *exchange, id string, n ticket.Number) error {
-	if err := s.repo.Cancel(x.Context(), id, n, "request"); err != nil {
-		return err
+	_ = json.Unmarshal(b, &how)
+	if how.Ref != "" || len(how.Parameters) > 0 || c.r.Header.Get("Idempotency-Key") != "" {
+		return status(http.StatusNotImplemented, "a build cannot be given a ref, parameters or an idempotency key here")
 	}
-	return x.reply(http.StatusAccepted, map[string]any{"job_id": id, "build_number": int64(n)})
+	return c.begin(&build.Cause{Kind: "request"})
 }
 
-func (s *server) console(x *exchange, id string, n ticket.Number) error {
-	switch x.Method {
-	case http.MethodGet:
-		x.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		if x.URL.Query().Get("follow") == "1" {
-			return s.repo.Follow(x.Context(), id, n, flusher{x})
-		}
-		return s.repo.Console(x.Context(), id, n, x)
-	case http.MethodPost:
-		body, err := x.body(maxConsole)
-		if err != nil {
-			return err
-		}
-		if err := s.repo.AppendConsole(x.Context(), id, n, body); err != nil {
-			return err
-		}
-		return x.empty()
-	}
-	return errMethod
-}
-
-func (s *server) stepLog(x *exchange, id string, n ticket.Number, step string) error {
-	attempt, err := x.count("attempt")
+func (c *call) begin(cause *build.Cause) error {
+	b, err := c.repo.Trigger(c.r.Context(), c.job, cause)
 	if err != nil {
 		return err
 	}
-	x.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	return s.repo.StepLog(x.Context(), id, n, step, attempt, x)
+	// As the original said it; the rest of the record is there to be got.
+	return c.buildReply(http.StatusCreated, int64(b.Number), &build.State{Status: b.State.Status})
 }
 
-// flusher sends every piece at once.
-type flusher struct{ *exchange }
+// buildReply tells of a build. The number is a number, or a string as the
+// client wrote it where it has said it.
+func (c *call) buildReply(code int, number any, s *build.State) error {
+	return c.json(code, struct {
+		ID     string       `json:"job_id"`
+		Number any          `json:"build_number"`
+		State  *build.State `json:"state"`
+	}{c.job, number, s})
+}
 
-func (f flusher) Write(p []byte) (int, error) {
-	n, err := f.exchange.Write(p)
-	if err == nil {
-		err = http.NewResponseController(f.ResponseWriter).Flush()
+func (c *call) getBuild() error {
+	b, err := c.repo.Build(c.r.Context(), c.job, c.build)
+	if err != nil {
+		return err
 	}
-	return n, err
+	return c.buildReply(http.StatusOK, c.number, &b.State)
+}
+
+func (c *call) putState() error {
+	body, err := c.document(maxDocument)
+	if err != nil {
+		return err
+	}
+	var s build.State
+	if err := json.Unmarshal(body, &s); err != nil {
+		return status(http.StatusBadRequest, "the state: "+err.Error())
+	}
+	for key, t := range s.Tasks {
+		if t == nil || !stepKey.MatchString(key) {
+			return status(http.StatusBadRequest, "the state: tasks: expected an object of tickets, with the steps' keys")
+		}
+	}
+	if err := c.repo.PutState(c.r.Context(), c.job, c.build, &s); err != nil {
+		return err
+	}
+	return c.buildReply(http.StatusOK, int64(c.build), &s)
+}
+
+func (c *call) deleteBuild() error {
+	if err := c.repo.DeleteBuild(c.r.Context(), c.job, c.build); err != nil {
+		return err
+	}
+	return c.none()
+}
+
+func (c *call) cancel() error {
+	if err := c.repo.Cancel(c.r.Context(), c.job, c.build, "a request"); err != nil {
+		return err
+	}
+	b, err := c.repo.Build(c.r.Context(), c.job, c.build)
+	if err != nil {
+		return err
+	}
+	return c.buildReply(http.StatusAccepted, int64(c.build), &b.State)
 }

@@ -2,145 +2,145 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"strconv"
 
 	"github.com/distci/distci/lib/build"
-	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/job"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/ticket"
 )
 
-// jobs answers below /jobs.
-func (s *server) jobs(x *exchange, parts []string) error {
-	if len(parts) == 0 {
-		if x.Method != http.MethodGet {
-			return errMethod
+func (c *call) listJobs() error {
+	q := c.r.URL.Query()
+	after, limit := q.Get("after"), 0
+	if after != "" && !repo.ValidJob(after) {
+		return status(http.StatusBadRequest, "after: expected the id of a job")
+	}
+	if s := q.Get("limit"); s != "" {
+		var err error
+		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > 10000 {
+			return status(http.StatusBadRequest, "limit: expected a number from 1 to 10000")
 		}
-		return s.listJobs(x)
 	}
-	id := parts[0]
-	if !repo.ValidJob(id) {
-		return errID
+	want := limit
+	if limit > 0 {
+		want++ // to see whether there is more
 	}
-	switch {
-	case len(parts) == 1:
-		return s.job(x, id)
-	case parts[1] == "builds":
-		return s.builds(x, id, parts[2:])
-	case parts[1] == "tags":
-		return s.tags(x, id, parts[2:])
-	case len(parts) == 2 && parts[1] == "github-webhook" && x.Method == http.MethodPost:
-		return s.githubWebhook(x, id)
-	case len(parts) == 3 && parts[1] == "config" && parts[2] == "schema" && x.Method == http.MethodGet:
-		return x.schema()
-	}
-	return errMethod
-}
-
-func (s *server) listJobs(x *exchange) error {
-	limit, err := x.count("limit")
-	if err != nil {
-		return err
-	}
-	ids, err := s.repo.Jobs(x.Context(), x.URL.Query().Get("after"), limit)
+	ids, err := c.repo.Jobs(c.r.Context(), after, want)
 	if err != nil {
 		return err
 	}
 	reply := map[string]any{"jobs": ids}
-	if limit > 0 && len(ids) == limit {
-		reply["next"] = ids[len(ids)-1]
+	if limit > 0 && len(ids) > limit {
+		reply["jobs"], reply["next"] = ids[:limit], ids[limit-1]
 	}
-	return x.reply(http.StatusOK, reply)
+	return c.json(http.StatusOK, reply)
 }
 
-func (s *server) job(x *exchange, id string) error {
-	ctx := x.Context()
-	switch x.Method {
-	case http.MethodGet:
-		config, err := s.repo.Job(ctx, id)
-		if err != nil {
-			return err
-		}
-		return x.reply(http.StatusOK, map[string]any{"job_id": id, "config": json.RawMessage(config)})
-	case http.MethodPut:
-		config, err := x.body(maxDocument)
-		if err != nil {
-			return err
-		}
-		if err := s.repo.PutJob(ctx, id, config); err != nil {
-			return err
-		}
-		return x.reply(http.StatusOK, map[string]any{"job_id": id, "config": json.RawMessage(config)})
-	case http.MethodDelete:
-		if err := s.repo.DeleteJob(ctx, id); err != nil {
-			return err
-		}
-		return x.empty()
-	}
-	return errMethod
+// jobReply is what is said of a job.
+type jobReply struct {
+	ID     string          `json:"job_id"`
+	Config json.RawMessage `json:"config"`
 }
 
-func (s *server) tags(x *exchange, id string, parts []string) error {
-	ctx := x.Context()
-	if len(parts) == 0 && x.Method == http.MethodGet {
-		tags, err := s.repo.Tags(ctx, id)
-		if err != nil {
-			return err
-		}
-		return x.reply(http.StatusOK, map[string]any{"tags": tags})
-	}
-	if len(parts) != 1 {
-		return errMethod
-	}
-	tag := parts[0]
-	if !repo.ValidTag(tag) {
-		return errID
-	}
-	var n ticket.Number
-	var err error
-	switch x.Method {
-	case http.MethodGet:
-		n, err = s.repo.Tag(ctx, id, tag)
-	case http.MethodPut:
-		var in struct {
-			Number ticket.Number `json:"build_number"`
-		}
-		var b []byte
-		if b, err = x.body(maxDocument); err != nil {
-			return err
-		}
-		if err := json.Unmarshal(b, &in); err != nil || in.Number == 0 {
-			return fault.Errorf(fault.Usage, `expected {"build_number": N}`)
-		}
-		n, err = in.Number, s.repo.PutTag(ctx, id, tag, in.Number)
-	case http.MethodDelete:
-		if err := s.repo.DeleteTag(ctx, id, tag); err != nil {
-			return err
-		}
-		return x.empty()
-	default:
-		return errMethod
-	}
+func (c *call) getJob() error {
+	config, err := c.repo.Job(c.r.Context(), c.job)
 	if err != nil {
 		return err
 	}
-	return x.reply(http.StatusOK, map[string]any{"tag": tag, "build_number": int64(n)})
+	return c.json(http.StatusOK, jobReply{c.job, config})
 }
 
-// githubWebhook triggers the job if it checks out the ref that was pushed.
-func (s *server) githubWebhook(x *exchange, id string) error {
-	x.Body = http.MaxBytesReader(x.ResponseWriter, x.Body, maxDocument)
-	if err := x.ParseForm(); err != nil {
+func (c *call) putJob() error {
+	config, err := c.document(maxDocument)
+	if err != nil {
+		return err
+	}
+	if err := c.repo.PutJob(c.r.Context(), c.job, config); err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, jobReply{c.job, config})
+}
+
+func (c *call) deleteJob() error {
+	if err := c.repo.DeleteJob(c.r.Context(), c.job); err != nil {
+		return err
+	}
+	return c.none()
+}
+
+func (c *call) schema() error {
+	b := job.Schema()
+	c.w.Header().Set("Content-Type", "application/schema+json")
+	c.w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	_, err := c.w.Write(b)
+	return gone(err)
+}
+
+func (c *call) listTags() error {
+	if _, err := c.repo.Job(c.r.Context(), c.job); err != nil {
+		return err
+	}
+	tags, err := c.repo.Tags(c.r.Context(), c.job)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, map[string]any{"tags": tags})
+}
+
+// tagReply says which build a tag names; so does the body of a PUT.
+type tagReply struct {
+	Tag    string `json:"tag"`
+	Number *int64 `json:"build_number"`
+}
+
+func (c *call) getTag() error {
+	n, err := c.repo.Tag(c.r.Context(), c.job, c.tag)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, tagReply{c.tag, (*int64)(&n)})
+}
+
+func (c *call) putTag() error {
+	b, err := c.document(maxDocument)
+	if err != nil {
+		return err
+	}
+	var body struct {
+		Number *ticket.Number `json:"build_number"`
+	}
+	if err := json.Unmarshal(b, &body); err != nil || body.Number == nil {
+		return status(http.StatusBadRequest, `expected {"build_number": N}`)
+	}
+	if err := c.repo.PutTag(c.r.Context(), c.job, c.tag, *body.Number); err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, tagReply{c.tag, (*int64)(body.Number)})
+}
+
+func (c *call) deleteTag() error {
+	if err := c.repo.DeleteTag(c.r.Context(), c.job, c.tag); err != nil {
+		return err
+	}
+	return c.none()
+}
+
+// githubWebhook begins a build for a push to a ref that the job checks out.
+func (c *call) githubWebhook() error {
+	c.r.Body = http.MaxBytesReader(c.w, c.r.Body, maxWebhook)
+	if err := c.r.ParseMultipartForm(maxDocument); err != nil && err != http.ErrNotMultipart {
 		return bodyError(err)
 	}
 	var payload struct {
 		Ref string `json:"ref"`
 	}
-	if err := json.Unmarshal([]byte(x.PostForm.Get("payload")), &payload); err != nil || payload.Ref == "" {
-		return fault.Errorf(fault.Usage, `expected a form field "payload" with a JSON object that has "ref"`)
+	if err := json.Unmarshal([]byte(c.r.Form.Get("payload")), &payload); err != nil || payload.Ref == "" {
+		return status(http.StatusBadRequest, "expected a form with a field payload that is a JSON object with ref")
 	}
-	config, err := s.repo.Job(x.Context(), id)
+	config, err := c.repo.Job(c.r.Context(), c.job)
 	if err != nil {
 		return err
 	}
@@ -149,12 +149,15 @@ func (s *server) githubWebhook(x *exchange, id string) error {
 		return err
 	}
 	for _, step := range j.Steps {
-		var p struct {
+		var params struct {
 			Ref string `json:"ref"`
 		}
-		if step.Type == "git-checkout" && json.Unmarshal(step.Params, &p) == nil && p.Ref == payload.Ref {
-			return s.trigger(x, id, &build.Cause{Kind: "webhook"})
+		if step.Type != "git-checkout" || json.Unmarshal(step.Params, &params) != nil || params.Ref == "" {
+			continue
+		}
+		if params.Ref == payload.Ref || "refs/heads/"+params.Ref == payload.Ref {
+			return c.begin(&build.Cause{Kind: "webhook", By: payload.Ref})
 		}
 	}
-	return fault.Errorf(fault.Usage, "no step of the job checks out %q", payload.Ref)
+	return status(http.StatusBadRequest, fmt.Sprintf("the job checks out nothing from %.300q", payload.Ref))
 }

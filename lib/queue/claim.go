@@ -268,13 +268,13 @@ type Previous struct {
 	Error  string     `json:"error,omitempty"`
 }
 
-// previousField is the ticket's field that holds a Previous.
-const previousField = "previous"
+// FieldPrevious is the ticket's field that holds a Previous.
+const FieldPrevious = "previous"
 
 // PreviousOf tells what became of the attempt before; ok is false at the
 // first one.
 func PreviousOf(t *ticket.Ticket) (p Previous, ok bool) {
-	ok, err := t.Get(previousField, &p)
+	ok, err := t.Get(FieldPrevious, &p)
 	return p, ok && err == nil
 }
 
@@ -282,7 +282,7 @@ func PreviousOf(t *ticket.Ticket) (p Previous, ok bool) {
 func back(t *ticket.Ticket, p Previous) *ticket.Ticket {
 	t = t.Clone()
 	t.Status, t.Assignee, t.Started, t.Result, t.Error, t.Fault = ticket.Pending, "", nil, "", "", fault.None
-	_ = t.Set(previousField, p) // plain strings
+	_ = t.Set(FieldPrevious, p) // plain strings
 	return t
 }
 

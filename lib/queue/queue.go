@@ -340,6 +340,9 @@ type Ref struct {
 	claimed bool
 }
 
+// Claimed tells whether somebody had claimed the ticket.
+func (r Ref) Claimed() bool { return r.claimed }
+
 // Get finds a ticket by its id. Errors: ErrNotFound.
 func (q *Queue) Get(ctx context.Context, id string) (*ticket.Ticket, Ref, error) {
 	for range 3 { // it may move between two looks

@@ -146,19 +146,22 @@ func (l *Log) Close() error {
 }
 
 // AppendConsole appends to a build's log what a worker without a log of its
-// own sends: to the log of the step that runs, so that it stands in its place.
-// Errors: ErrNoBuild.
+// own sends: to the log of the step that it has leased, so that it stands in its
+// place. The log of a step that distci-claim runs is that one's alone; what is
+// sent beside it comes at the end. Errors: ErrNoBuild.
 func (r *Repo) AppendConsole(ctx context.Context, job string, n ticket.Number, p []byte) error {
 	b, err := r.Build(ctx, job, n)
 	if err != nil {
 		return err
 	}
+	leased, err := r.leased(ctx, b)
+	if err != nil {
+		return err
+	}
 	key := buildPrefix(job, n) + "log/console"
-	for _, step := range b.State.Keys() {
-		if t := b.State.Tasks[step]; t.Status == ticket.Running {
-			key = logKey(job, n, step, t.Attempt)
-			break
-		}
+	if len(leased) > 0 {
+		t := leased[0].Ticket
+		key = logKey(job, n, t.Step, t.Attempt)
 	}
 	for {
 		info, err := r.store.Stat(ctx, key)

@@ -1,0 +1,143 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/distci/distci/lib/repo"
+	"github.com/distci/distci/lib/ticket"
+)
+
+// call is one request on its way to its reply.
+type call struct {
+	*server
+	w http.ResponseWriter
+	r *http.Request
+
+	// The parameters of the path, checked.
+	job, tag, step, artifact, task, name string
+	number                               string // of the build, as the client wrote it
+	build                                ticket.Number
+}
+
+var (
+	buildNumber = regexp.MustCompile(`^[0-9]{1,16}$`)
+	stepKey     = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,128}$`)
+)
+
+// bind takes the parameters as they are given: nothing is trimmed, folded or
+// completed.
+func (c *call) bind(args map[string]string) error {
+	for name, v := range args {
+		ok, want := true, ""
+		switch name {
+		case "job":
+			c.job, ok, want = v, repo.ValidJob(v), "1 to 256 of A-Z a-z 0-9 _ -"
+		case "tag":
+			c.tag, ok, want = v, repo.ValidTag(v), "1 to 128 of A-Z a-z 0-9 _ . - that do not begin with a dot"
+		case "build":
+			n, err := strconv.ParseInt(v, 10, 64)
+			c.number, c.build, ok, want = v, ticket.Number(n), err == nil && buildNumber.MatchString(v), "a number of at most 16 digits"
+		case "step":
+			c.step, ok, want = v, stepKey.MatchString(v), "1 to 128 of A-Z a-z 0-9 _ -"
+		case "artifact":
+			c.artifact, ok, want = v, ticket.ValidID(v), "a lower-case UUID"
+		case "task":
+			c.task, ok, want = v, ticket.ValidID(v), "a lower-case UUID"
+		case "name": // a name for whoever saves the file
+			c.name = v
+		}
+		if !ok {
+			return status(http.StatusBadRequest, fmt.Sprintf("%s %.300q: expected %s", name, v, want))
+		}
+	}
+	return nil
+}
+
+// readTime is how long a client may be silent while it sends.
+const readTime = 2 * time.Minute
+
+// body returns the request's body, which may have max bytes.
+func (c *call) body(max int64) io.Reader {
+	return &patient{http.MaxBytesReader(c.w, c.r.Body, max), http.NewResponseController(c.w)}
+}
+
+// patient gives each piece of a body its time, so that a large one may take
+// long, and a client that has gone to sleep does not.
+type patient struct {
+	r  io.Reader
+	rc *http.ResponseController
+}
+
+// deadline sets the connection's; a reply that goes elsewhere has none.
+func (p *patient) deadline(t time.Time) error {
+	if err := p.rc.SetReadDeadline(t); !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	if err := p.deadline(time.Now().Add(readTime)); err != nil {
+		return 0, err
+	}
+	n, err := p.r.Read(b)
+	if err != nil { // from here on the connection is only watched
+		if e := p.deadline(time.Time{}); e != nil && err == io.EOF {
+			err = e
+		}
+	}
+	return n, err
+}
+
+// document reads a body that is kept in memory.
+func (c *call) document(max int64) ([]byte, error) {
+	b, err := io.ReadAll(c.body(max))
+	if err != nil {
+		return nil, bodyError(err)
+	}
+	return b, nil
+}
+
+// bodyError is what has gone wrong with a body: it was too large, or it did not
+// come whole.
+func bodyError(err error) error {
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return status(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is too large: at most %d bytes are taken", large.Limit))
+	}
+	return &statusError{http.StatusBadRequest, "the body did not come whole", err}
+}
+
+// json sends a reply.
+func (c *call) json(code int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	h := c.w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-cache")
+	h.Set("Content-Length", strconv.Itoa(len(b)))
+	c.w.WriteHeader(code)
+	_, err = c.w.Write(b)
+	return gone(err)
+}
+
+// none sends a reply without a body.
+func (c *call) none() error {
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (c *call) root() error { return c.none() }
+
+func (c *call) health() error {
+	return c.json(http.StatusOK, map[string]string{"status": "ok"})
+}

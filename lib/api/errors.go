@@ -1,0 +1,99 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/distci/distci/lib/coord"
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/queue"
+	"github.com/distci/distci/lib/store"
+	"github.com/distci/distci/lib/workspace"
+)
+
+// statusError is an error with its own status.
+type statusError struct {
+	code int
+	text string // for the client
+	err  error  // for the log; may be nil
+}
+
+func (e *statusError) Error() string {
+	if e.err != nil {
+		return e.text + ": " + e.err.Error()
+	}
+	return e.text
+}
+func (e *statusError) Unwrap() error { return e.err }
+
+func status(code int, text string) error { return &statusError{code: code, text: text} }
+
+// errGone: the client has broken off. Nothing can be told to it.
+var errGone = errors.New("the client has gone")
+
+// gone is the error of a write to the client.
+func gone(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.Join(errGone, err)
+}
+
+// answer decides what a client is told of an error. What could show how things
+// are inside is for the log alone. A file or a service that fails has no kind
+// of fault, and so is Internal.
+func answer(err error) (code int, text string) {
+	var se *statusError
+	switch {
+	case errors.As(err, &se):
+		return se.code, se.text
+	case errors.Is(err, queue.ErrLost):
+		return http.StatusConflict, err.Error()
+	case errors.Is(err, workspace.ErrLimit):
+		return http.StatusRequestEntityTooLarge, err.Error()
+	case errors.Is(err, store.ErrFull):
+		return http.StatusInsufficientStorage, "no space left in the store"
+	case errors.Is(err, coord.ErrUnknown), errors.Is(err, coord.ErrExpired), errors.Is(err, store.ErrUnknown):
+		return http.StatusServiceUnavailable, "the outcome is not known; look, and try again"
+	}
+	switch fault.Of(err) {
+	case fault.Unavailable:
+		return http.StatusNotFound, err.Error()
+	case fault.BadTicket, fault.Config, fault.Usage:
+		return http.StatusBadRequest, err.Error()
+	case fault.Denied:
+		return http.StatusForbidden, err.Error()
+	case fault.Temporary, fault.Interrupted:
+		return http.StatusServiceUnavailable, "this does not work at the moment; try again"
+	}
+	return http.StatusInternalServerError, "an error inside the server"
+}
+
+// fail replies with an error, unless the reply has begun, which then breaks
+// off, so that nobody takes it for whole. Nil is no error.
+func (c *call) fail(err error) {
+	if err == nil {
+		return
+	}
+	rec := recorderOf(c.w)
+	rec.err = err
+	if c.r.Context().Err() != nil && errors.Is(err, context.Canceled) || errors.Is(err, errGone) || rec.code != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	code, text := answer(err)
+	h := c.w.Header()
+	for _, name := range []string{"Content-Length", "Content-Disposition", "Etag", "Last-Modified", "Accept-Ranges"} {
+		h.Del(name)
+	}
+	if code == http.StatusServiceUnavailable {
+		h.Set("Retry-After", "1")
+	}
+	if code >= 500 {
+		text += " (request " + rec.id + ")"
+	}
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	c.w.WriteHeader(code)
+	_, _ = io.WriteString(c.w, text+"\n") // a client that has gone needs no answer
+}

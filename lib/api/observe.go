@@ -1,0 +1,123 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// requestID is what a proxy before us may say.
+var requestID = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
+
+// observe gives each request its id and the log a line for each, and turns a
+// panic into a reply.
+func observe(log *slog.Logger, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begun := time.Now()
+		rec := &recorder{ResponseWriter: w, id: r.Header.Get("X-Request-Id")}
+		if !requestID.MatchString(rec.id) {
+			rec.id = uuid.NewString()
+		}
+		header := w.Header()
+		header.Set("X-Request-Id", rec.id)
+		// Nothing that we serve here is for a browser to run.
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox")
+		defer func() {
+			p := recover()
+			if p != nil && p != http.ErrAbortHandler {
+				rec.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+				if rec.code == 0 {
+					http.Error(rec, "an error inside the server (request "+rec.id+")", http.StatusInternalServerError)
+					p = nil
+				}
+			}
+			rec.deadline() // for what is still to be flushed
+			rec.log(log, r, time.Since(begun))
+			if p != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		h.ServeHTTP(rec, r)
+	})
+}
+
+// recorder remembers what was replied.
+type recorder struct {
+	http.ResponseWriter
+	id    string
+	code  int // 0: nothing yet
+	bytes int64
+	err   error // for the log
+}
+
+// recorderOf finds the recorder that observe has made.
+func recorderOf(w http.ResponseWriter) *recorder {
+	for {
+		if rec, ok := w.(*recorder); ok {
+			return rec
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return &recorder{ResponseWriter: w}
+		}
+		w = u.Unwrap()
+	}
+}
+
+// Unwrap is for [http.ResponseController].
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+func (r *recorder) WriteHeader(code int) {
+	if r.code == 0 && code >= 200 {
+		r.code = code
+	}
+	r.ResponseWriter.WriteHeader(code)
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	if r.code == 0 {
+		r.code = http.StatusOK
+	}
+	r.deadline()
+	n, err := r.ResponseWriter.Write(p)
+	r.bytes += int64(n)
+	return n, err
+}
+
+// deadline gives each piece of a reply its time: a log may be followed for
+// days, but not by a client that does not read.
+func (r *recorder) deadline() {
+	err := http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(readTime))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) && r.err == nil {
+		r.err = err
+	}
+}
+
+func (r *recorder) log(log *slog.Logger, req *http.Request, took time.Duration) {
+	level := slog.LevelInfo
+	if req.Method == http.MethodGet || req.Method == http.MethodHead {
+		level = slog.LevelDebug // what changes nothing, and is asked all the time
+	}
+	code := r.code
+	if code == 0 {
+		code = http.StatusOK
+	}
+	attrs := []slog.Attr{
+		slog.String("method", req.Method), slog.String("path", req.URL.EscapedPath()), slog.Int("status", code),
+		slog.Int64("bytes", r.bytes), slog.Duration("duration", took.Round(time.Microsecond)), slog.String("id", r.id),
+	}
+	if r.err != nil {
+		attrs = append(attrs, slog.String("error", r.err.Error()))
+	}
+	if code >= 500 {
+		level = slog.LevelError
+	}
+	log.LogAttrs(req.Context(), level, "request", attrs...)
+}
