@@ -111,6 +111,19 @@ type Build struct {
 	State  State
 }
 
+// Clone returns a copy of the state that can be changed without changing s.
+func (s *State) Clone() State {
+	c := *s
+	c.Tasks = maps.Clone(s.Tasks)
+	for key, t := range c.Tasks {
+		task := *t
+		c.Tasks[key] = &task
+	}
+	c.Artifacts = maps.Clone(s.Artifacts)
+	c.Extra = maps.Clone(s.Extra)
+	return c
+}
+
 // Keys lists the steps in their order: numbers by value, then names.
 func (s *State) Keys() []string {
 	return slices.SortedFunc(maps.Keys(s.Tasks), func(a, b string) int {

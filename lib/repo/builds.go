@@ -19,42 +19,6 @@ import (
 	"github.com/distci/distci/lib/ticket"
 )
 
-// record is a live build as it was read.
-type record struct {
-	*build.Build
-	version int32
-}
-
-// live reads the record of a build that is not finished. Errors: ErrNoBuild.
-func (r *Repo) live(ctx context.Context, id string, n ticket.Number) (*record, error) {
-	data, st, err := r.conn.Get(ctx, buildPath(id, n))
-	if errors.Is(err, coord.ErrNoNode) {
-		return nil, ErrNoBuild
-	}
-	if err != nil {
-		return nil, err
-	}
-	rec := &record{&build.Build{JobID: id, Number: n}, st.Version}
-	if err := json.Unmarshal(data, &rec.State); err != nil {
-		return nil, fault.Errorf(fault.Internal, "repo: record of %s #%d: %w", id, n, err)
-	}
-	return rec, nil
-}
-
-// set is the operation that replaces the record as it was read.
-func (rec *record) set() (coord.Op, error) {
-	data, err := encodeState(&rec.State)
-	return coord.Set(buildPath(rec.JobID, rec.Number), data, rec.version), err
-}
-
-func encodeState(s *build.State) ([]byte, error) {
-	data, err := json.Marshal(s)
-	if err == nil && len(data) > maxRecord {
-		err = fault.Errorf(fault.Config, "the build's record would be %d bytes, at most %d are possible: the job has too many or too large steps", len(data), maxRecord)
-	}
-	return data, err
-}
-
 // Trigger begins a build of a job. Errors: ErrNoJob.
 func (r *Repo) Trigger(ctx context.Context, id string, cause *build.Cause) (*build.Build, error) {
 	if _, err := r.store.Stat(ctx, jobKey(id)); errors.Is(err, store.ErrNotFound) {

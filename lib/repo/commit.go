@@ -93,6 +93,9 @@ func (r *Repo) Commit(ctx context.Context, c *queue.Claim, t *ticket.Ticket, off
 			return nil, err
 		}
 		next, err := r.queue.Commit(ctx, queue.Change{End: c, Post: post, Next: nextFor(post, offer), Ops: []coord.Op{op}})
+		if err == nil {
+			r.parsed.put(op.Path, op.Data, &rec.State)
+		}
 		var refused *queue.OpError
 		if !errors.As(err, &refused) {
 			return next, err
@@ -174,6 +177,9 @@ func (r *Repo) CommitControl(ctx context.Context, c *queue.Claim, ctl *Control, 
 	var refused *queue.OpError
 	if errors.As(err, &refused) {
 		return nil, ErrChanged
+	}
+	if err == nil {
+		r.parsed.put(op.Path, op.Data, &rec.State)
 	}
 	return next, err
 }

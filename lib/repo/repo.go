@@ -43,9 +43,10 @@ var (
 
 // Repo is the repository of one cluster. It may be used by several goroutines.
 type Repo struct {
-	conn  coord.Conn
-	queue *queue.Queue
-	store store.Store
+	conn   coord.Conn
+	queue  *queue.Queue
+	store  store.Store
+	parsed parsed
 }
 
 const (
@@ -68,7 +69,7 @@ func Open(ctx context.Context, conn coord.Conn, st store.Store) (*Repo, error) {
 			return nil, err
 		}
 	}
-	return &Repo{conn, q, st}, nil
+	return &Repo{conn: conn, queue: q, store: st}, nil
 }
 
 // Queue is the cluster's queue of tickets.

@@ -10,11 +10,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -182,22 +184,29 @@ func (t *Ticket) UnmarshalJSON(b []byte) error {
 	if _, err := dec.Token(); err != io.EOF {
 		return fmt.Errorf("expected one JSON object, found more after it (at byte %d)", dec.InputOffset())
 	}
-	*t = Ticket{Extra: map[string]json.RawMessage{}}
-	known := map[string]field{}
+	*t = Ticket{}
 	for _, f := range t.fields() {
-		known[f.name] = f
-	}
-	for name, raw := range m {
-		f, ok := known[name]
+		raw, ok := m[f.name]
 		if !ok {
-			t.Extra[name] = raw
 			continue
 		}
-		if err := json.Unmarshal(raw, f.ptr); err != nil {
-			return fmt.Errorf("field %q: expected %s, found %s", name, f.want, clip(raw))
+		delete(m, f.name)
+		if err := decode(raw, f.ptr); err != nil {
+			return fmt.Errorf("field %q: expected %s, found %s", f.name, f.want, clip(raw))
 		}
 	}
+	t.Extra = m
 	return t.check()
+}
+
+// decode is json.Unmarshal with a short way for what most fields are: a string
+// without escapes.
+func decode(raw json.RawMessage, ptr any) error {
+	if s, ok := ptr.(*string); ok && len(raw) >= 2 && raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 && utf8.Valid(raw) {
+		*s = string(raw[1 : len(raw)-1])
+		return nil
+	}
+	return json.Unmarshal(raw, ptr)
 }
 
 // check finds values that a JSON type alone does not exclude.
@@ -351,15 +360,15 @@ func (t *Ticket) Finish(err error) {
 	}
 }
 
-// Clone returns a deep copy.
+// Clone returns a copy that shares nothing that anybody changes: the texts of
+// Params and Extra are replaced as a whole, never in place.
 func (t *Ticket) Clone() *Ticket {
-	b, err := json.Marshal(t)
-	if err != nil {
-		panic(err) // a ticket is made of JSON
-	}
-	c, err := Parse(b)
-	if err != nil {
-		panic(err)
-	}
-	return c
+	c := *t
+	c.Capabilities = slices.Clone(t.Capabilities)
+	c.Needs = slices.Clone(t.Needs)
+	c.Workspace = slices.Clone(t.Workspace)
+	c.Env = maps.Clone(t.Env)
+	c.Artifacts = maps.Clone(t.Artifacts)
+	c.Extra = maps.Clone(t.Extra)
+	return &c
 }

@@ -167,7 +167,7 @@ func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, console io.Writer)
 	if err := os.MkdirAll(tmp, 0o700); err != nil {
 		return out, fault.Wrap(fault.Temporary, err)
 	}
-	defer workspace.Remove(tmp)
+	defer clear(tmp)
 	args, err := s.Tools.Command(t.Type)
 	if err != nil {
 		return out, err
@@ -182,6 +182,14 @@ func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, console io.Writer)
 		env = append(env, "DISTCI_URL="+url)
 	}
 	return Execute(ctx, s.Sandbox, t, sandbox.Spec{Args: args, Env: env, Dir: s.dir, Stderr: console, Grace: s.Grace})
+}
+
+// clear removes what a step has left in its folder for temporary files. Most
+// leave nothing, and the folder can stay.
+func clear(tmp string) {
+	if entries, err := os.ReadDir(tmp); err != nil || len(entries) > 0 {
+		_ = workspace.Remove(tmp) // what cannot be removed goes with the worker's folder
+	}
 }
 
 // restore makes the workspace what the ticket says, unless it already is.

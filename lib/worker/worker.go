@@ -53,6 +53,21 @@ type Worker struct {
 
 	mu    sync.Mutex
 	later map[string]time.Time // tickets that this worker leaves alone until then
+	offer []string             // what the tools that were there at that time can do
+	asOf  time.Time
+}
+
+// offerMaxAge is how long it may take until a new tool is offered.
+const offerMaxAge = 30 * time.Second
+
+// offers lists the capabilities of this worker.
+func (w *Worker) offers() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(w.asOf) > offerMaxAge {
+		w.offer, w.asOf = w.Tools.Offer(), time.Now()
+	}
+	return w.offer
 }
 
 // New prepares a worker, and removes what workers have left behind that are
@@ -150,7 +165,7 @@ func (s *slot) run(ctx, idle context.Context) (n int, err error) {
 	swept := time.Time{}
 	complained := false
 	for idle.Err() == nil {
-		offer := s.Tools.Offer()
+		offer := s.offers()
 		c, err := q.Claim(idle, offer, s.Name, s.skip)
 		if err == nil && c == nil && time.Since(swept) > s.Session/3 {
 			swept = time.Now().Add(rand.N(s.Session/3 + 1))
