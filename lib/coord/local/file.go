@@ -62,6 +62,7 @@ type file struct {
 	write *link      // guarded by the gate
 	eye   *link      // guarded by the watcher; sees what the others commit
 	read  chan *link // taken and given back
+	all   []*link
 }
 
 // dsn names the file to SQLite. It never creates one: that is create's work.
@@ -80,7 +81,7 @@ func openFile(ctx context.Context, path string) (_ *file, err error) {
 	f := &file{path: path, db: db, read: make(chan *link, readers)}
 	defer func() {
 		if err != nil {
-			db.Close()
+			f.close()
 		}
 	}()
 	if f.write, err = f.link(ctx); err != nil {
@@ -164,6 +165,25 @@ func (f *file) reader(ctx context.Context, done <-chan struct{}, fn func(*link) 
 	}
 }
 
+// close closes the connections; the last one of all processes empties the log.
+func (f *file) close() error {
+	var errs []error
+	for _, l := range f.all {
+		for _, s := range l.stmts { // the connection would live on with them
+			errs = append(errs, s.Close())
+		}
+		errs = append(errs, l.conn.Close())
+	}
+	return explain(f.path, errors.Join(append(errs, f.db.Close())...))
+}
+
+// drain waits for those who read, and lets nobody else.
+func (f *file) drain() {
+	for range readers {
+		<-f.read
+	}
+}
+
 // link is one connection with its prepared statements, for one goroutine at a
 // time. Statements run to their end: a canceled context never interrupts one.
 type link struct {
@@ -176,7 +196,9 @@ func (f *file) link(ctx context.Context) (*link, error) {
 	if err != nil {
 		return nil, explain(f.path, err)
 	}
-	return &link{conn: c, stmts: map[string]*sql.Stmt{}}, nil
+	l := &link{conn: c, stmts: map[string]*sql.Stmt{}}
+	f.all = append(f.all, l)
+	return l, nil
 }
 
 func (l *link) prepare(query string) (*sql.Stmt, error) {
@@ -201,6 +223,13 @@ func (l *link) exec(query string, args ...any) (int64, error) {
 		return 0, err
 	}
 	return r.RowsAffected()
+}
+
+// pragma sets a pragma, which takes effect when it is prepared: so never one
+// that is kept.
+func (l *link) pragma(query string) error {
+	_, err := l.conn.ExecContext(context.Background(), query)
+	return err
 }
 
 // row reads the first row of an answer and tells whether there was one.
@@ -250,6 +279,9 @@ func code(err error) int {
 // explain gives an error of SQLite or of the system its kind and names the
 // file. Nothing was changed where it is used.
 func explain(path string, err error) error {
+	if err == nil {
+		return nil
+	}
 	say := func(k fault.Kind, what string) error {
 		return fault.Errorf(k, "coord: %s: %s: %w", path, what, err)
 	}
@@ -269,25 +301,11 @@ func explain(path string, err error) error {
 	}
 	var p *fs.PathError
 	var l *os.LinkError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &p), errors.As(err, &l): // names the path itself
+	if errors.As(err, &p) || errors.As(err, &l) { // names the path itself
 		return fault.Errorf(fault.Config, "coord: %w", err)
 	}
 	if fault.Of(err) != fault.Internal {
 		return err
 	}
 	return fault.Errorf(fault.Internal, "coord: %s: %w", path, err)
-}
-
-// close waits for those who read and closes the connections.
-func (f *file) close() error {
-	for range readers {
-		<-f.read
-	}
-	if err := f.db.Close(); err != nil {
-		return explain(f.path, err)
-	}
-	return nil
 }

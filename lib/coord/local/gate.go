@@ -41,7 +41,7 @@ func (g *gate) lock(ctx context.Context, limit time.Duration, done <-chan struct
 	}
 	select {
 	case <-g.token: // the usual case costs no timer
-		if err := unix.Flock(int(g.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		if err := g.try(); err == nil {
 			return nil
 		}
 		g.token <- struct{}{}
@@ -91,22 +91,61 @@ func (g *gate) lock(ctx context.Context, limit time.Duration, done <-chan struct
 // nobody waits any more it gives it back; until then this connection has no
 // other writer, because the lock belongs to the open file.
 func (g *gate) wait(got chan<- error, abandoned <-chan struct{}) {
-	err := unix.EINTR
-	for err == unix.EINTR {
-		err, _ = unix.Flock(int(g.file.Fd()), unix.LOCK_EX).(unix.Errno)
-	}
-	var result error
-	if err != 0 {
-		result = err
-	}
+	err := g.queue()
 	select {
-	case got <- result:
+	case got <- err:
 	case <-abandoned:
 		g.unlock()
 		if g.closed.Load() {
 			g.file.Close()
 		}
 	}
+}
+
+// The flock alone is unfair: a process that writes without a pause has it back
+// before the others have woken up. So who waits for it holds the turnstile, a
+// record lock of the same file, and who finds that shut lets the other go
+// first. It is a courtesy with a bound: a stopped process that keeps the
+// turnstile slows the others down, but does not stop them.
+const (
+	courtesy     = 5
+	courtesyStep = 200 * time.Microsecond
+)
+
+// turnstile shuts (F_WRLCK) or opens (F_UNLCK) the turnstile.
+func (g *gate) turnstile(typ int16) error {
+	return unix.FcntlFlock(g.file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: typ, Len: 1})
+}
+
+// try takes the lock if nobody has it or waits for it.
+func (g *gate) try() error {
+	if err := g.turnstile(unix.F_WRLCK); err != nil {
+		return err
+	}
+	err := unix.Flock(int(g.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	g.turnstile(unix.F_UNLCK)
+	return err
+}
+
+// queue takes the lock when it is this connection's turn.
+func (g *gate) queue() error {
+	for range courtesy {
+		if g.turnstile(unix.F_WRLCK) == nil {
+			break
+		}
+		// Not time.Sleep, whose step may be a millisecond.
+		pause := unix.NsecToTimespec(int64(courtesyStep))
+		unix.Nanosleep(&pause, nil)
+	}
+	err := unix.EINTR
+	for err == unix.EINTR {
+		err, _ = unix.Flock(int(g.file.Fd()), unix.LOCK_EX).(unix.Errno)
+	}
+	g.turnstile(unix.F_UNLCK)
+	if err != 0 {
+		return err
+	}
+	return nil
 }
 
 // unlock lets the next one in.

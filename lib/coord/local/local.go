@@ -137,7 +137,9 @@ func (c *conn) Close() error {
 		close(c.done)
 		c.keepers.Wait()
 		c.watcher.close()
-		err = errors.Join(c.leave(), c.free())
+		err = c.leave()
+		c.file.drain()
+		err = errors.Join(err, c.free())
 	})
 	return err
 }

@@ -151,7 +151,8 @@ func (t *txn) renew() error {
 }
 
 // glance is how often the keeper at least looks for the earliest deadline: a
-// session that is shorter than its own may have begun since.
+// session that is shorter than its own may have begun since. While there are
+// watches, the watcher tells of it.
 const glance = time.Second
 
 // keep renews the session at a third of its time-out, and ends those of others
@@ -204,7 +205,10 @@ func (c *conn) renewal() (time.Duration, error) {
 		return c.timeout / 10, err
 	}
 	wait := time.Until(c.Session().Renewed.Add(c.timeout / 3))
-	wait = min(wait, glance, time.Duration(earliest-monotonic()))
+	wait = min(wait, time.Duration(earliest-monotonic()))
+	if !c.watcher.active.Load() {
+		wait = min(wait, glance)
+	}
 	return max(wait, time.Millisecond), err
 }
 

@@ -44,7 +44,7 @@ func (c *conn) begin(lazy bool) (*txn, error) {
 		t.id = s.ID
 	}
 	if lazy {
-		if _, err := t.exec(sqlLazy); err != nil {
+		if err := t.l.pragma(sqlLazy); err != nil {
 			return nil, explain(c.file.path, err)
 		}
 	}
@@ -71,7 +71,7 @@ func (t *txn) end(err error) error {
 		t.exec(sqlRollback) // an error if SQLite has rolled back already
 	}
 	if t.lazy {
-		if _, err := t.exec(sqlDurable); err != nil {
+		if err := t.l.pragma(sqlDurable); err != nil {
 			t.c.log.Error("coordination file stays less durable", "err", err)
 		}
 	}

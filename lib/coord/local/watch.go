@@ -16,9 +16,9 @@ import (
 // How often the file is looked at while there are watches. A look without
 // news costs some microseconds.
 const (
-	pollLost   = 500 * time.Millisecond // for a poke that was lost with its process
-	pollAlways = 20 * time.Millisecond  // where the system gives us no inotify
-	settle     = time.Millisecond       // at least this between two looks: bursts become one
+	pollLost   = time.Second           // for a poke that was lost with its process
+	pollAlways = 20 * time.Millisecond // where the system gives us no inotify
+	settle     = time.Millisecond      // at least this between two looks: bursts become one
 )
 
 // watcher holds the connection's watches. The connection eye serves both to
