@@ -179,7 +179,7 @@ func markParents(entries []entry, mark []bool, gone []string) {
 		}
 	}
 	last := "\x00"
-	for i := len(entries) - 1; i > 0; i-- {
+	for i := 1; i < len(entries); i++ { // forwards: not the parents' parents, whose times stay
 		if dir, _ := split(entries[i].path); mark[i] && dir != last {
 			parent(entries[i].path)
 			last = dir
