@@ -22,7 +22,7 @@ demo: all
 
 test: all
 	sh test/prepare.sh
-	CGO_ENABLED=0 $(GO) test ./...
+	CGO_ENABLED=0 $(GO) test -count=1 ./...
 
 check:
 	@test -z "$$(gofmt -l cmd lib test)" || { gofmt -l cmd lib test; echo 'gofmt: the files above are not formatted'; exit 1; }

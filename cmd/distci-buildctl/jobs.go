@@ -34,14 +34,21 @@ func connection(fs *pflag.FlagSet) func(e env) (*client.Client, func(), error) {
 	return func(e env) (*client.Client, func(), error) {
 		if *url != "" {
 			c, err := client.New(*url, client.Options{TokenFile: *token})
-			return c, func() {}, err
+			if err != nil {
+				return nil, nil, err
+			}
+			return c, c.Close, nil
 		}
 		log := tool.NewLog(name, e.stderr)
 		cl, err := cluster.Open(e.ctx, *coord, *store, 10*time.Second, log)
 		if err != nil {
 			return nil, nil, err
 		}
-		return client.Over(api.New(cl.Repo, api.Options{})), func() { cl.Close() }, nil
+		c := client.Over(api.New(cl.Repo, api.Options{}))
+		return c, func() {
+			c.Close() // ends what runs before what it needs
+			cl.Close()
+		}, nil
 	}
 }
 
