@@ -47,8 +47,7 @@ type Options struct {
 // Worker claims tickets and works on them.
 type Worker struct {
 	Options
-	home *os.Root // this worker's own folder below Dir
-	path string   // of home
+	path string // of home
 	lock *os.File
 
 	mu    sync.Mutex

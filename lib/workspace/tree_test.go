@@ -89,11 +89,10 @@ func difference(want, got map[string]string) string {
 
 // forest makes and changes random trees.
 type forest struct {
-	t    testing.TB
-	rnd  *rand.Rand
-	dir  string
-	nth  int
-	root bool // may use permissions that only root can live with
+	t   testing.TB
+	rnd *rand.Rand
+	dir string
+	nth int
 }
 
 // oddNames are what a program should never have let through.

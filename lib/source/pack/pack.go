@@ -102,9 +102,8 @@ func readHeader(r io.ByteReader) (header, error) {
 
 // inflater undoes the compression of one object after the other.
 type inflater struct {
-	src  bytes.Reader
-	zr   io.ReadCloser
-	zhdr [2]byte
+	src bytes.Reader
+	zr  io.ReadCloser
 }
 
 // inflate reads an object's content from the compressed bytes that data
