@@ -502,8 +502,13 @@ sh out/bin/prog
 	if out, status := run(script); status != 0 || !strings.HasSuffix(out, "built\n") {
 		t.Errorf("status %d:\n%s", status, out)
 	}
+	// The same as an example.
+	out, status := run("rm -rf out && sh " + mustAbs(t, "../../examples/pipeline.sh") + ` "$PWD/repo" main make 'bin/**' && sh out/bin/prog`)
+	if status != 0 || !strings.HasSuffix(out, "built\n") {
+		t.Errorf("status %d:\n%s", status, out)
+	}
 	// The first failure's status comes out at the end of the pipe.
-	out, status := run(`echo '{}' | distci-checkout --no-mirror --repository "$PWD/none" --workspace ws2 | distci-exec --workspace ws2 --script 'echo ran' | distci-publish --workspace ws2 --to out2 '*'`)
+	out, status = run(`echo '{}' | distci-checkout --no-mirror --repository "$PWD/none" --workspace ws2 | distci-exec --workspace ws2 --script 'echo ran' | distci-publish --workspace ws2 --to out2 '*'`)
 	if status != 69 || strings.Contains(out, "ran\n") {
 		t.Errorf("status %d:\n%s", status, out)
 	}
