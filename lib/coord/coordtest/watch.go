@@ -128,9 +128,8 @@ func testWatchAbsent(t *testing.T, s *service) {
 	news(t, "create with parents", w)
 	other.do(coord.Delete("/a/b/c", 0))
 	w = c.watch("/a/b/c")
-	other.do(coord.Create("/a/b/c", nil))
-	other.do(coord.Delete("/a/b/c", 0))
-	news(t, "create and delete", w)
+	other.do(coord.Create("/a/b/c", nil), coord.Delete("/a/b/c", 0))
+	news(t, "create and delete at once", w)
 }
 
 func testWatchStop(t *testing.T, s *service) {

@@ -9,6 +9,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/distci/distci/lib/coord"
+	"github.com/distci/distci/lib/fault"
 )
 
 // txn is a transaction in work, under the gate.
@@ -27,12 +28,13 @@ type txn struct {
 }
 
 const (
-	sqlBegin    = `begin immediate`
-	sqlCommit   = `commit`
-	sqlRollback = `rollback`
-	sqlLazy     = `pragma synchronous=normal`
-	sqlDurable  = `pragma synchronous=full`
-	sqlNext     = `update meta set zxid=zxid+1 returning zxid,
+	sqlBegin      = `begin immediate`
+	sqlCommit     = `commit`
+	sqlRollback   = `rollback`
+	sqlLazy       = `pragma synchronous=normal`
+	sqlDurable    = `pragma synchronous=full`
+	sqlCheckpoint = `pragma wal_checkpoint(passive)`
+	sqlNext       = `update meta set zxid=zxid+1 returning zxid,
   coalesce((select deadline from session where id=?), 0), coalesce((select min(deadline) from session), 0)`
 )
 
@@ -70,6 +72,11 @@ func (t *txn) end(err error) error {
 	if err != nil {
 		t.exec(sqlRollback) // an error if SQLite has rolled back already
 	}
+	if code(err) == sqlite3.SQLITE_FULL {
+		// What is in the log already may fit into the file, and then the log
+		// is used from its start again: renewals go on with the disk full.
+		t.l.pragma(sqlCheckpoint)
+	}
 	if t.lazy {
 		if err := t.l.pragma(sqlDurable); err != nil {
 			t.c.log.Error("coordination file stays less durable", "err", err)
@@ -85,7 +92,7 @@ func (t *txn) end(err error) error {
 	case committing && code(err) != sqlite3.SQLITE_FULL && code(err) != sqlite3.SQLITE_BUSY:
 		// The record of the commit may be in the log, and come to life when
 		// the next process recovers from it.
-		return fmt.Errorf("coord: %s: commit: %w: %w", t.c.file.path, coord.ErrUnknown, err)
+		return fault.Errorf(fault.Temporary, "coord: %s: commit: %w: %w", t.c.file.path, coord.ErrUnknown, err)
 	}
 	return explain(t.c.file.path, err)
 }

@@ -28,6 +28,7 @@ type watcher struct {
 	c      *conn
 	wake   chan struct{}
 	active atomic.Bool // there are watches
+	poll   time.Duration
 
 	mu      sync.Mutex
 	watches map[*watch]struct{}
@@ -60,7 +61,7 @@ func (x *watch) Stop() {
 }
 
 func newWatcher(c *conn) *watcher {
-	return &watcher{c: c, wake: make(chan struct{}, 1), watches: map[*watch]struct{}{}}
+	return &watcher{c: c, wake: make(chan struct{}, 1), poll: pollLost, watches: map[*watch]struct{}{}}
 }
 
 // WatchNode watches for a node's creation, change or deletion. While there is
@@ -181,7 +182,7 @@ func (w *watcher) run() {
 			}
 			continue
 		}
-		poll := pollLost
+		poll := w.poll
 		if err := n.on(w.c.gate.file.Name()); err != nil {
 			poll = pollAlways
 		}
