@@ -1,0 +1,113 @@
+package floors
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var (
+	helpFlag    = regexp.MustCompile(`(?m)^ +(?:-(\w), )?--([a-z][a-z-]*)`)
+	helpCommand = regexp.MustCompile(`(?m)^  ([a-z]+)[ A-Z\[\]a-z|]*  +[A-Z]`)
+	pageItem    = regexp.MustCompile(`(?m)^\.It Fl .*$`)
+	pageFlag    = regexp.MustCompile(`Fl -?([a-zA-Z][a-zA-Z-]*)`)
+)
+
+// flags are the names of flags, the long ones and the short ones.
+type flags map[string]bool
+
+func (f flags) missing(from flags) []string {
+	var names []string
+	for name := range f {
+		if !from[name] {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// help reads a program's help, which goes to standard output, and adds the
+// flags that it lists to f.
+func (f flags) help(t *testing.T, program string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(program, append(args, "--help")...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil || stderr.Len() > 0 {
+		t.Fatalf("%s %v --help: %v: %s", filepath.Base(program), args, err, &stderr)
+	}
+	_, options, ok := strings.Cut(string(out), "\nOptions:\n")
+	if !ok {
+		t.Fatalf("%s %v --help tells no options:\n%s", filepath.Base(program), args, out)
+	}
+	for _, m := range helpFlag.FindAllStringSubmatch(options, -1) {
+		f[m[2]] = true
+		if m[1] != "" {
+			f[m[1]] = true
+		}
+	}
+	return string(out)
+}
+
+// TestFlagsAreInTheManPages asserts that the page of each program has an item
+// for each of its flags, those of its commands included, and for no other.
+func TestFlagsAreInTheManPages(t *testing.T) {
+	bin := t.TempDir()
+	build := exec.Command("go", "build", "-o", bin, "../../cmd/...")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	programs, err := os.ReadDir(bin)
+	if err != nil || len(programs) < 7 {
+		t.Fatalf("%d programs, %v", len(programs), err)
+	}
+	// The commands that a program's help does not list by itself.
+	commands := map[string][]string{"distci-checkout": {"poll"}}
+	for _, p := range programs {
+		program := filepath.Join(bin, p.Name())
+		has := flags{}
+		text := has.help(t, program)
+		found := commands[p.Name()]
+		intro, _, _ := strings.Cut(text, "\nOptions:\n")
+		for _, m := range helpCommand.FindAllStringSubmatch(intro, -1) {
+			found = append(found, m[1])
+		}
+		if p.Name() == "distci-buildctl" && !slices.Contains(found, "trigger") {
+			t.Errorf("no commands in the help of %s:\n%s", p.Name(), text)
+		}
+		for _, c := range found {
+			has.help(t, program, c)
+		}
+		if len(has) < 5 {
+			t.Errorf("%s --help tells only of %v", p.Name(), has)
+		}
+		pages, err := filepath.Glob("../../man/" + p.Name() + ".[18]")
+		if err != nil || len(pages) != 1 {
+			t.Errorf("%s has the man pages %v", p.Name(), pages)
+			continue
+		}
+		page, err := os.ReadFile(pages[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		described := flags{}
+		for _, item := range pageItem.FindAllString(string(page), -1) {
+			for _, m := range pageFlag.FindAllStringSubmatch(item, -1) {
+				described[m[1]] = true
+			}
+		}
+		for _, name := range has.missing(described) {
+			t.Errorf("%s does not describe the flag %q", filepath.Base(pages[0]), name)
+		}
+		for _, name := range described.missing(has) {
+			t.Errorf("%s describes the flag %q, which does not exist", filepath.Base(pages[0]), name)
+		}
+	}
+}
