@@ -5,13 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -43,7 +41,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	coord := tool.Setting(fs, "coord", "coord", "", "the coordination's `URL`")
 	store := tool.Setting(fs, "store", "store", "", "the store's `URL`")
 	state := tool.Setting(fs, "state", "state", tool.StateDir(), "`FOLDER` for the cache of workspace layers")
-	upload := fs.Int64("max-upload", 16<<30, "take artefacts and workspaces of at most so many `BYTES`")
+	upload := fs.Int64("max-upload", api.DefaultMaxUpload, "take artefacts and workspaces of at most so many `BYTES`")
 	grace := fs.Duration("grace", 10*time.Second, "how long requests may take to end after a signal")
 	log, status := tool.Parse(fs, args, stdout, stderr)
 	if log == nil {
@@ -64,16 +62,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(err)
 	}
-	// Requests end with this context, also those that follow a log for hours.
-	serving, end := context.WithCancel(context.Background())
-	defer end()
+	ending := make(chan struct{})
 	srv := &http.Server{
 		Handler: api.New(cl.Repo, api.Options{Layers: workspace.NewLayers(cl.Store, cache, workspace.Limits{}),
-			MaxUpload: *upload, Log: log}),
+			MaxUpload: *upload, Log: log, Done: ending}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		BaseContext:       func(net.Listener) context.Context { return serving },
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	if err := announce(l, *portFile); err != nil {
 		return fail(err)
@@ -86,57 +82,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(fault.Wrap(fault.Temporary, err))
 	case <-ctx.Done():
 	}
-	log.Info("shutting down")
+	log.Info("finishing the requests that run")
+	close(ending) // those that follow a log would go on for hours
 	drain, cancel := context.WithTimeout(context.Background(), *grace)
 	defer cancel()
-	stop := context.AfterFunc(drain, end)
-	time.AfterFunc(*grace/2, end) // followers would use up all of it
-	defer stop()
-	if err := srv.Shutdown(drain); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return fail(err)
+	err = srv.Shutdown(drain)
+	if errors.Is(err, context.DeadlineExceeded) {
+		log.Warn("requests were broken off that did not end", "grace", *grace)
+		err = srv.Close()
 	}
-	return 0
-}
-
-// open listens. An address that others can reach must be asked for twice.
-func open(address string, insecure bool) (net.Listener, error) {
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		l, err := net.Listen("unix", path)
-		if err != nil {
-			return nil, fault.Errorf(fault.Config, "--listen: %w", err)
-		}
-		return l, os.Chmod(path, 0o600)
-	}
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, fault.Errorf(fault.Usage, "--listen %q: expected host:port or unix:/path", address)
-	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && !insecure {
-		return nil, fault.Errorf(fault.Config, "--listen %q: others can reach it, and everybody may do everything; say --insecure if that is meant", address)
-	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fault.Errorf(fault.Config, "--listen: %w", err)
-	}
-	return l, nil
-}
-
-func url(l net.Listener) string {
-	if l.Addr().Network() == "unix" {
-		return "unix:" + l.Addr().String()
-	}
-	return "http://" + l.Addr().String()
-}
-
-// announce writes the port to a file, which appears whole.
-func announce(l net.Listener, file string) error {
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if file == "" || !ok {
-		return nil
-	}
-	tmp := file + ".tmp"
-	if err := os.WriteFile(tmp, []byte(strconv.Itoa(addr.Port)+"\n"), 0o644); err != nil {
-		return fault.Errorf(fault.Config, "--port-file: %w", err)
-	}
-	return os.Rename(tmp, file)
+	return fail(err)
 }
