@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/repo"
 )
@@ -14,6 +15,7 @@ import (
 var (
 	errLost     = errors.New("the claim can no longer be relied on")
 	errCanceled = errors.New("canceled")
+	errStopped  = fault.Errorf(fault.Interrupted, "the worker was told to stop")
 )
 
 // canceled is the cause of a step's end that says who wanted it.

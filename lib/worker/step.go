@@ -20,6 +20,10 @@ import (
 // controlType is the type of the tickets whose answer moves a whole build.
 const controlType = "build-control"
 
+func isControl(t *ticket.Ticket) bool {
+	return t.Type == controlType && t.Step == "" && t.JobID != ""
+}
+
 // slot works on one ticket at a time, in a folder of its own.
 type slot struct {
 	*Worker
@@ -64,7 +68,7 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 	console := io.Writer(os.Stderr)
 	var log *repo.Log
 	switch {
-	case t.Type == controlType && t.Step == "" && t.JobID != "":
+	case isControl(t):
 		var err error
 		if ctl, err = s.Repo.Prepare(ctx, t); err != nil {
 			return s.giveBack(ctx, c, err, false)
@@ -88,6 +92,9 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 	run, end := s.guard(ctx, c, log)
 	out, err := s.runTool(run, t, console)
 	reason := context.Cause(run)
+	if reason != nil && ctx.Err() != nil {
+		reason = errStopped
+	}
 	end()
 	if log != nil {
 		err = s.conclude(ctx, log, out, err, reason)
@@ -99,9 +106,9 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 	case errors.Is(reason, errCanceled):
 		out.Status, out.Result, out.Error, out.Fault = ticket.Complete, ticket.Canceled, reason.Error(), fault.None
 		return s.commit(context.WithoutCancel(ctx), c, nil, out, nil)
-	case ctx.Err() != nil && err != nil:
+	case errors.Is(reason, errStopped):
 		s.forget()
-		return s.giveBack(context.WithoutCancel(ctx), c, fault.Errorf(fault.Interrupted, "the worker was told to stop"), true)
+		return s.giveBack(context.WithoutCancel(ctx), c, reason, true)
 	case err != nil:
 		s.forget()
 		if reason != nil { // why it was stopped says more than that it was
@@ -123,20 +130,20 @@ func (s *slot) commit(ctx context.Context, c *queue.Claim, ctl *repo.Control, t 
 	switch {
 	case ctl != nil:
 		next, err = s.Repo.CommitControl(ctx, c, ctl, t, offer)
-	case t.Type == controlType && t.Step == "" && t.JobID != "":
-		if ctl, err = s.Repo.Prepare(ctx, t.Clone()); err == nil && ctl != nil {
-			next, err = s.Repo.CommitControl(ctx, c, ctl, t, offer)
-		} else if err == nil {
-			err = s.Repo.Drop(ctx, c)
-		}
 	default:
 		next, err = s.Repo.Commit(ctx, c, t, offer)
 	}
-	if err != nil && !errors.Is(err, repo.ErrChanged) {
+	switch {
+	case err == nil, errors.Is(err, repo.ErrChanged):
+		return next, err
+	case errors.Is(err, queue.ErrLost):
 		s.forget()
 		return nil, fmt.Errorf("ticket %s: commit: %w", t.ID, err)
 	}
-	return next, err
+	// The result cannot be stored. It is not lost silently: somebody does the
+	// step again, and the last attempt's error is committed without it.
+	s.forget()
+	return s.giveBack(ctx, c, fmt.Errorf("commit: %w", err), false)
 }
 
 // announce begins the log of an attempt.
@@ -167,7 +174,7 @@ func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, console io.Writer)
 	if err := os.MkdirAll(tmp, 0o700); err != nil {
 		return out, fault.Wrap(fault.Temporary, err)
 	}
-	defer clear(tmp)
+	defer empty(tmp)
 	args, err := s.Tools.Command(t.Type)
 	if err != nil {
 		return out, err
@@ -184,9 +191,9 @@ func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, console io.Writer)
 	return Execute(ctx, s.Sandbox, t, sandbox.Spec{Args: args, Env: env, Dir: s.dir, Stderr: console, Grace: s.Grace})
 }
 
-// clear removes what a step has left in its folder for temporary files. Most
+// empty removes what a step has left in its folder for temporary files. Most
 // leave nothing, and the folder can stay.
-func clear(tmp string) {
+func empty(tmp string) {
 	if entries, err := os.ReadDir(tmp); err != nil || len(entries) > 0 {
 		_ = workspace.Remove(tmp) // what cannot be removed goes with the worker's folder
 	}
@@ -258,6 +265,16 @@ func (s *slot) save(ctx context.Context, t *ticket.Ticket) error {
 	}
 	s.layers = t.Workspace
 	return nil
+}
+
+// vacate removes the workspace of a worker that has been idle for a while.
+func (s *slot) vacate() {
+	if s.index != nil {
+		s.forget()
+		if err := workspace.Remove(s.workspace()); err != nil {
+			s.Log.Warn("removing a workspace", "error", err)
+		}
+	}
 }
 
 // forget says that the workspace is not to be relied on.

@@ -5,6 +5,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -204,8 +205,12 @@ func (s *slot) run(ctx, idle context.Context) (n int, err error) {
 			if !s.Loop {
 				max = min(max, left)
 			}
+			from := time.Now()
 			if err := q.Wait(idle, offer, s.skip, max); err != nil && idle.Err() == nil && !s.Loop {
 				return n, err
+			}
+			if time.Since(from) >= max {
+				s.vacate()
 			}
 			continue
 		}
@@ -257,34 +262,57 @@ func (w *Worker) waitsForLater() bool {
 	return len(w.later) > 0
 }
 
-// settle decides what becomes of a ticket whose attempt ended with err in a
-// way that may be tried again: it is given back, or, if that was the last
-// attempt, committed as it is.
+// giveBack decides what becomes of a ticket whose attempt ended with cause in a
+// way that may be tried again: it is made ready for another attempt or, if that
+// was the last one, it ends with that error. While the coordination service or
+// the store cannot do either, and the claim lasts, it is tried again.
 func (s *slot) giveBack(ctx context.Context, c *queue.Claim, cause error, spare bool) (*queue.Claim, error) {
-	kind := fault.Of(cause)
 	last := c.Ticket.Clone()
 	last.Attempt++
-	if !spare && last.Spent() {
-		return nil, s.commitError(ctx, c, fault.Errorf(kind, "attempt %d, the last: %w", c.Ticket.Attempt, cause))
-	}
-	again := time.Duration(1<<min(c.Ticket.Attempt, 6)) * 500 * time.Millisecond
-	if kind == fault.MissingTool {
-		again = time.Hour
-	}
+	end := !spare && last.Spent()
 	if !spare {
+		again := time.Duration(1<<min(c.Ticket.Attempt, 6)) * 500 * time.Millisecond
+		if fault.Of(cause) == fault.MissingTool {
+			again = time.Hour
+		}
 		s.leave(c.Ticket.ID, again)
 	}
-	err := c.Release(ctx, cause, spare)
-	if errors.Is(err, queue.ErrLost) {
-		return nil, nil // somebody else has it already
+	for {
+		var err error
+		if end {
+			err = s.commitError(ctx, c, fault.Errorf(fault.Of(cause), "attempt %d, the last: %w", c.Ticket.Attempt, cause))
+		} else {
+			err = c.Release(ctx, cause, spare)
+		}
+		if err == nil || errors.Is(err, queue.ErrLost) { // lost: somebody else has it already
+			return nil, nil
+		}
+		if !c.Held() || ctx.Err() != nil || spare {
+			return nil, fmt.Errorf("ticket %s: giving it back: %w", c.Ticket.ID, err)
+		}
+		s.Log.Error(fmt.Sprintf("ticket %s: giving it back: %v", c.Ticket.ID, err))
+		sleep(ctx, time.Second)
 	}
-	return nil, err
 }
 
 // commitError completes a ticket without having run it.
 func (s *slot) commitError(ctx context.Context, c *queue.Claim, cause error) error {
 	t := c.Ticket.Clone()
 	t.Finish(cause)
-	_, err := s.commit(ctx, c, nil, t, nil)
-	return err
+	if !isControl(t) {
+		_, err := s.Repo.Commit(ctx, c, t, nil)
+		return err
+	}
+	for {
+		ctl, err := s.Repo.Prepare(ctx, t.Clone())
+		if err != nil {
+			return err
+		}
+		if ctl == nil {
+			return s.Repo.Drop(ctx, c)
+		}
+		if _, err = s.Repo.CommitControl(ctx, c, ctl, t, nil); !errors.Is(err, repo.ErrChanged) {
+			return err
+		}
+	}
 }
