@@ -513,3 +513,53 @@ sh out/bin/prog
 		t.Errorf("status %d:\n%s", status, out)
 	}
 }
+
+// TestToolsOfOnesOwn: a new kind of worker is a new executable. One that lies
+// is found out, and its build comes to an end.
+func TestToolsOfOnesOwn(t *testing.T) {
+	l := newLab(t)
+	l.frontend()
+	tools := l.path("tools")
+	if err := os.Mkdir(tools, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, script := range map[string]string{
+		"distci-upper":  "tr a-z A-Z <\"$DISTCI_WORKSPACE/in\" >\"$DISTCI_WORKSPACE/out\"; cat",
+		"distci-liar":   `echo '{"artifacts":{"0196f1ce-0000-7000-8000-000000000000":["x"]}}'`,
+		"distci-mute":   "exit 0",
+		"distci-absent": "exit 127",
+	} {
+		if err := os.WriteFile(filepath.Join(tools, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.worker("w", "--path", bin+":"+tools)
+	l.job(`{"job_id":"upper","tasks":[
+		{"type":"execute-shell","params":{"script":"echo hello >in"}},
+		{"type":"upper","params":{"anything":[1]}},
+		{"type":"execute-shell","params":{"script":"cat out"}}]}`)
+	if s := l.finished("upper", l.trigger("upper")); s.Result != ticket.Success || !strings.Contains(l.console("upper", 1), "HELLO\n") {
+		t.Errorf("%q\n%s", s.Result, l.console("upper", 1))
+	}
+	for name, says := range map[string]string{"liar": "was not stored", "mute": "is no ticket"} {
+		l.job(fmt.Sprintf(`{"job_id":%q,"tasks":[{"type":%q,"retry":2}]}`, name, name))
+		s := l.finished(name, l.trigger(name))
+		if s.Result != ticket.Error || !strings.Contains(s.Tasks["0"].Error, says) {
+			t.Errorf("%s: %q: %q", name, s.Result, s.Tasks["0"].Error)
+		}
+	}
+	// What cannot run here waits for a worker where it can.
+	l.job(`{"job_id":"absent","tasks":[{"type":"absent"}]}`)
+	n := l.trigger("absent")
+	l.until("it was given back", func() bool {
+		tk := l.state("absent", n).Tasks["0"]
+		return tk != nil && tk.Status == ticket.Pending && tk.Attempt == 1
+	})
+	if err := os.WriteFile(filepath.Join(tools, "distci-absent"), []byte("#!/bin/sh\ncat\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l.worker("other", "--path", bin+":"+tools)
+	if s := l.finished("absent", n); s.Result != ticket.Success || s.Tasks["0"].Attempt != 2 {
+		t.Errorf("%q, attempt %d", s.Result, s.Tasks["0"].Attempt)
+	}
+}
