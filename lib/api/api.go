@@ -1,6 +1,6 @@
 // Package api serves the REST interface: what the 2013 original served, to
 // which its clients and workers still speak, and a few things more. See
-// distci-rest(7).
+// distci-frontend(8).
 package api
 
 import (

@@ -29,9 +29,9 @@ func (c *call) putArtifact() error  { return c.storeArtifact(http.StatusOK) }
 
 // storeArtifact takes the body as an artefact; c.artifact is "" for a new one.
 func (c *call) storeArtifact(code int) error {
-	body := &upload{r: c.body(c.MaxUpload)}
-	if c.r.ContentLength > c.MaxUpload { // before it is sent, if the client asks
-		return bodyError(&http.MaxBytesError{Limit: c.MaxUpload})
+	body, err := c.upload()
+	if err != nil {
+		return err
 	}
 	id, a, err := c.repo.PutArtifact(c.r.Context(), c.job, c.build, c.artifact, body)
 	if body.err != nil {
@@ -47,6 +47,15 @@ func (c *call) storeArtifact(code int) error {
 		Size     int64  `json:"size"`
 		SHA256   string `json:"sha256"`
 	}{c.job, int64(c.build), id, a.Size, a.SHA256})
+}
+
+// upload is the body, where it may be large. One that says that it is too large
+// is refused before it comes, if the client waits for that.
+func (c *call) upload() (*upload, error) {
+	if c.r.ContentLength > c.MaxUpload {
+		return nil, bodyError(&http.MaxBytesError{Limit: c.MaxUpload})
+	}
+	return &upload{r: c.body(c.MaxUpload)}, nil
 }
 
 // upload remembers that it was the client that failed.

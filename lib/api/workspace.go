@@ -64,7 +64,10 @@ func (c *call) putWorkspace() error {
 	if _, err := c.repo.Build(ctx, c.job, c.build); err != nil {
 		return err
 	}
-	body := &upload{r: c.body(c.MaxUpload)}
+	body, err := c.upload()
+	if err != nil {
+		return err
+	}
 	layer, err := c.Layers.Import(ctx, body, workspace.Limits{})
 	if body.err != nil {
 		return bodyError(body.err)

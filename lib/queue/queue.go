@@ -345,7 +345,7 @@ func (r Ref) Claimed() bool { return r.claimed }
 
 // Get finds a ticket by its id. Errors: ErrNotFound.
 func (q *Queue) Get(ctx context.Context, id string) (*ticket.Ticket, Ref, error) {
-	for range 3 { // it may move between two looks
+	for range 5 { // it may move between two looks
 		places := []place{}
 		data, _, err := q.conn.Get(ctx, runRoot+"/"+id)
 		claimed := err == nil
@@ -366,6 +366,14 @@ func (q *Queue) Get(ctx context.Context, id string) (*ticket.Ticket, Ref, error)
 				return nil, Ref{}, err
 			}
 			t, err := ticket.Parse(data)
+			if err == nil && !claimed && t.Status == ticket.Running {
+				// It may have been claimed between the two looks.
+				if _, _, err := q.conn.Get(ctx, runRoot+"/"+id); err == nil {
+					break
+				} else if !errors.Is(err, coord.ErrNoNode) {
+					return nil, Ref{}, err
+				}
+			}
 			return t, Ref{p, st.Version, claimed}, err
 		}
 	}
@@ -419,40 +427,41 @@ func (q *Queue) Replace(ctx context.Context, ref Ref, t *ticket.Ticket) error {
 	if err != nil {
 		return err
 	}
-	old := ref.place
-	ready := old.set != parkedSet
+	s, err := setOf(t)
+	if err != nil {
+		return err
+	}
 	for {
-		s, err := setOf(t)
-		if err != nil {
+		old, next := ref.place, ref.place
+		if _, _, err = q.conn.Get(ctx, old.ready()); err != nil && !errors.Is(err, coord.ErrNoNode) {
 			return err
 		}
-		var ops []coord.Op
-		if s.name == old.set {
-			ops = []coord.Op{coord.Set(old.ticket(), data, ref.version)}
-			if ready {
-				ops = append(ops, coord.Check(old.ready(), coord.AnyVersion))
+		was, will := err == nil, t.Status == ticket.Pending
+		// Creating the entry of a claimed one for an instant proves that nobody
+		// has claimed it.
+		ops := []coord.Op{coord.Create(old.run(), nil), coord.Delete(old.run(), 0)}
+		if was {
+			ops = append(ops, coord.Delete(old.ready(), coord.AnyVersion))
+		}
+		// What is not ready stays where it is, wherever that is.
+		if will && s.name != old.set {
+			if next, err = q.placeFor(ctx, t); err != nil {
+				return err
 			}
+			ops = append(ops, coord.Delete(old.ticket(), ref.version), coord.Create(next.ticket(), data))
 		} else {
-			p, err := q.placeFor(ctx, t)
-			if err != nil {
-				return err
-			}
-			if err := q.ensureSlice(ctx, p); err != nil {
-				return err
-			}
-			ops = []coord.Op{coord.Delete(old.ticket(), ref.version)}
-			if ready {
-				ops = append(ops, coord.Delete(old.ready(), coord.AnyVersion))
-			}
-			ops = append(ops, coord.Create(p.ticket(), data))
-			if p.set != parkedSet {
-				ops = append(ops, coord.Create(p.ready(), nil))
-			}
+			ops = append(ops, coord.Set(old.ticket(), data, ref.version))
+		}
+		if will {
+			ops = append(ops, coord.Create(next.ready(), nil))
 		}
 		_, err = q.conn.Txn(ctx, ops...)
 		var te *coord.TxnError
 		if errors.As(err, &te) {
 			if te.Op.Kind == coord.OpCreate && errors.Is(err, coord.ErrNoNode) {
+				if err := q.ensureSlice(ctx, next); err != nil {
+					return err
+				}
 				continue
 			}
 			return ErrLost

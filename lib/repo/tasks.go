@@ -105,6 +105,8 @@ func (r *Repo) putTask(ctx context.Context, t *ticket.Ticket, ref queue.Ref, put
 		return nil, false, conflict("nobody has the ticket: it was not claimed, or the lease has run out")
 	case put.Status == ticket.Pending && put.Assignee != "":
 		return nil, false, fault.Errorf(fault.BadTicket, `ticket: field "assignee": a ticket that is pending has none`)
+	case ofBuild && t.Status != ticket.Pending:
+		return nil, true, nil // it is just being claimed
 	case ofBuild:
 		// Whoever puts it has not understood that it is not his; nothing is lost.
 		next = t
@@ -136,7 +138,10 @@ func merge(t, put *ticket.Ticket) *ticket.Ticket {
 		}
 	} else {
 		next = put.Clone()
-		next.ID, next.Attempt, next.Spared, next.Started = t.ID, t.Attempt, t.Spared, t.Started
+		next.ID, next.Attempt, next.Spared, next.Started, next.Ended = t.ID, t.Attempt, t.Spared, t.Started, nil
+		if put.Status == ticket.Complete { // said once more
+			next.Ended = t.Ended
+		}
 	}
 	for _, name := range []string{FieldLease, queue.FieldPrevious} {
 		if _, there := next.Extra[name]; !there && t.Extra[name] != nil {
