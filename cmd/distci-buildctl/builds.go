@@ -121,7 +121,9 @@ func took(s *build.State) string {
 	return s.Ended.Sub(*s.Created).Round(10 * time.Millisecond).String()
 }
 
-func show(e env, fs *pflag.FlagSet) int {
+// onBuild parses the flags and arguments of a command about one build,
+// connects, and runs act.
+func onBuild(e env, fs *pflag.FlagSet, act func(c *client.Client, job string, n ticket.Number) int) int {
 	connect := connection(fs)
 	if status, ok := e.parse(fs, 2, 2); !ok {
 		return status
@@ -135,57 +137,41 @@ func show(e env, fs *pflag.FlagSet) int {
 		return e.fail(err)
 	}
 	defer done()
-	s, err := c.Build(e.ctx, fs.Arg(0), n)
-	if err != nil {
-		return e.fail(err)
-	}
-	enc := json.NewEncoder(e.stdout)
-	enc.SetIndent("", "  ")
-	return e.fail(enc.Encode(s))
+	return act(c, fs.Arg(0), n)
+}
+
+func show(e env, fs *pflag.FlagSet) int {
+	return onBuild(e, fs, func(c *client.Client, job string, n ticket.Number) int {
+		s, err := c.Build(e.ctx, job, n)
+		if err != nil {
+			return e.fail(err)
+		}
+		enc := json.NewEncoder(e.stdout)
+		enc.SetIndent("", "  ")
+		return e.fail(enc.Encode(s))
+	})
 }
 
 func log(e env, fs *pflag.FlagSet) int {
 	follow := fs.BoolP("follow", "f", false, "go on as the log grows; the status is the build's result")
 	step := fs.String("step", "", "only the log of step `KEY`")
-	connect := connection(fs)
-	if status, ok := e.parse(fs, 2, 2); !ok {
-		return status
-	}
-	n, err := number(fs.Arg(1))
-	if err != nil {
-		return e.fail(err)
-	}
-	c, done, err := connect(e)
-	if err != nil {
-		return e.fail(err)
-	}
-	defer done()
-	switch {
-	case *follow && *step != "":
-		return e.fail(fault.Errorf(fault.Usage, "--follow and --step exclude each other"))
-	case *follow:
-		return followBuild(e, c, fs.Arg(0), n)
-	case *step != "":
-		return e.fail(c.StepLog(e.ctx, fs.Arg(0), n, *step, 0, e.stdout))
-	}
-	return e.fail(c.Console(e.ctx, fs.Arg(0), n, e.stdout))
+	return onBuild(e, fs, func(c *client.Client, job string, n ticket.Number) int {
+		switch {
+		case *follow && *step != "":
+			return e.fail(fault.Errorf(fault.Usage, "--follow and --step exclude each other"))
+		case *follow:
+			return followBuild(e, c, job, n)
+		case *step != "":
+			return e.fail(c.StepLog(e.ctx, job, n, *step, 0, e.stdout))
+		}
+		return e.fail(c.Console(e.ctx, job, n, e.stdout))
+	})
 }
 
 func cancel(e env, fs *pflag.FlagSet) int {
-	connect := connection(fs)
-	if status, ok := e.parse(fs, 2, 2); !ok {
-		return status
-	}
-	n, err := number(fs.Arg(1))
-	if err != nil {
-		return e.fail(err)
-	}
-	c, done, err := connect(e)
-	if err != nil {
-		return e.fail(err)
-	}
-	defer done()
-	return e.fail(c.Cancel(e.ctx, fs.Arg(0), n))
+	return onBuild(e, fs, func(c *client.Client, job string, n ticket.Number) int {
+		return e.fail(c.Cancel(e.ctx, job, n))
+	})
 }
 
 func makeTicket(e env, fs *pflag.FlagSet) int {
