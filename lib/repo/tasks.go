@@ -46,7 +46,7 @@ func (r *Repo) PutTask(ctx context.Context, id string, put *ticket.Ticket, match
 		if match != nil && !match(t) {
 			return nil, conflict("the ticket has changed")
 		}
-		if put.Attempt != t.Attempt && (put.Attempt != 0 || t.Attempt > 1) {
+		if put.Attempt != t.Attempt && (put.Attempt != 0 || t.Attempt > 1) && !before(t, ref, put) {
 			return nil, conflict("the ticket is at attempt %d, the request is of attempt %d", t.Attempt, put.Attempt)
 		}
 		done, again, err := r.putTask(ctx, t, ref, put)
@@ -55,6 +55,16 @@ func (r *Repo) PutTask(ctx context.Context, id string, put *ticket.Ticket, match
 		}
 	}
 	return nil, conflict("the ticket keeps changing")
+}
+
+// before tells whether put comes from the worker that holds the ticket but sends
+// it as it has found it, not as the reply to its claim was, as the original's
+// workers may: with the number and the end of the attempt before its own, and
+// not begun. A late worker of that attempt has another history, or has begun.
+func before(t *ticket.Ticket, ref queue.Ref, put *ticket.Ticket) bool {
+	now, ok := queue.PreviousOf(t)
+	then, _ := queue.PreviousOf(put)
+	return ok && then == now && ref.Claimed() && put.Started == nil && put.Attempt == t.Attempt-1
 }
 
 // putTask is one try; again tells that the ticket has changed under its hands.
