@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -87,46 +88,48 @@ func TestApplyRefuses(t *testing.T) {
 	const link, sym = tar.TypeLink, tar.TypeSymlink
 	long := strings.Repeat("0123456789/", 400)
 	tests := map[string][]ent{
-		"parent":                         {{name: "../neighbour/x"}},
-		"parent inside":                  {{name: "dir/../../neighbour/x"}},
-		"parent that stays inside":       {{name: "dir/../x"}},
-		"parent only":                    {{name: ".."}},
-		"absolute":                       {{name: "/tmp/x"}},
-		"through a link on disk":         {{name: "out/x"}},
-		"through an absolute link":       {{name: "abs/x"}},
-		"through a link upwards":         {{name: "up/neighbour/x"}},
-		"directory through a link":       {{name: "out/newdir/"}},
-		"through a link in the layer":    {{name: "l", typ: sym, link: "../neighbour"}, {name: "l/x"}},
-		"link replaces full directory":   {{name: "d/x"}, {name: "d", typ: sym, link: "../neighbour"}, {name: "d/y"}},
-		"through a hard-linked link":     {{name: "h", typ: link, link: "out"}, {name: "h/x"}},
-		"through a file":                 {{name: "f"}, {name: "f/x"}},
-		"hard link to parent":            {{name: "h", typ: link, link: "../neighbour/secret"}},
-		"hard link to absolute":          {{name: "h", typ: link, link: "/etc/passwd"}},
-		"hard link through a link":       {{name: "h", typ: link, link: "out/secret"}},
-		"hard link to nothing":           {{name: "h", typ: link, link: "nothing"}},
-		"hard link to itself":            {{name: "h", typ: link, link: "h"}},
-		"hard link to a directory":       {{name: "h", typ: link, link: "dir"}},
-		"hard link to the root":          {{name: "h", typ: link, link: "."}},
-		"hard link to a whiteout":        {{name: ".wh.h"}, {name: "h", typ: link, link: ".wh.h"}},
-		"whiteout of ..":                 {{name: ".wh..."}, {name: "x"}},
-		"whiteout of .":                  {{name: ".wh.."}},
-		"whiteout of nothing":            {{name: "dir/.wh."}},
-		"whiteout of a whiteout":         {{name: ".wh..wh.x"}},
-		"whiteout of ../x":               {{name: ".wh.../neighbour"}},
-		"whiteout as directory":          {{name: "dir/.wh.old/"}},
-		"whiteout as link":               {{name: "dir/.wh.old", typ: sym, link: "x"}},
-		"below a whiteout":               {{name: ".wh.x/y"}},
-		"twice a file":                   {{name: "x"}, {name: "x"}},
-		"twice, link then file":          {{name: "x", typ: sym, link: "../neighbour/secret"}, {name: "x", body: "gotcha"}},
-		"character device":               {{name: "x", typ: tar.TypeChar}},
-		"block device":                   {{name: "x", typ: tar.TypeBlock}},
-		"pipe":                           {{name: "x", typ: tar.TypeFifo}},
-		"root as a link":                 {{name: "./", typ: sym, link: "../neighbour"}},
-		"root as a file":                 {{name: ".", body: "x"}},
-		"empty target":                   {{name: "x", typ: sym}},
-		"target with a zero byte, twice": {{name: "x", typ: 'Z'}},
-		"name too long":                  {{name: strings.Repeat("n", 256)}},
-		"path too long":                  {{name: long}},
+		"parent":                       {{name: "../neighbour/x"}},
+		"parent inside":                {{name: "dir/../../neighbour/x"}},
+		"parent that stays inside":     {{name: "dir/../x"}},
+		"parent only":                  {{name: ".."}},
+		"absolute":                     {{name: "/tmp/x"}},
+		"through a link on disk":       {{name: "out/x"}},
+		"through an absolute link":     {{name: "abs/x"}},
+		"through a link upwards":       {{name: "up/neighbour/x"}},
+		"directory through a link":     {{name: "out/newdir/"}},
+		"through a link in the layer":  {{name: "l", typ: sym, link: "../neighbour"}, {name: "l/x"}},
+		"link replaces full directory": {{name: "d/x"}, {name: "d", typ: sym, link: "../neighbour"}, {name: "d/y"}},
+		"through a hard-linked link":   {{name: "h", typ: link, link: "out"}, {name: "h/x"}},
+		"through a file":               {{name: "f"}, {name: "f/x"}},
+		"hard link to parent":          {{name: "h", typ: link, link: "../neighbour/secret"}},
+		"hard link to absolute":        {{name: "h", typ: link, link: "/etc/passwd"}},
+		"hard link through a link":     {{name: "h", typ: link, link: "out/secret"}},
+		"hard link to nothing":         {{name: "h", typ: link, link: "nothing"}},
+		"hard link to itself":          {{name: "h", typ: link, link: "h"}},
+		"hard link to a directory":     {{name: "h", typ: link, link: "dir"}},
+		"hard link to the root":        {{name: "h", typ: link, link: "."}},
+		"hard link to a whiteout":      {{name: ".wh.h"}, {name: "h", typ: link, link: ".wh.h"}},
+		"whiteout of ..":               {{name: ".wh..."}, {name: "x"}},
+		"whiteout of .":                {{name: ".wh.."}},
+		"whiteout of nothing":          {{name: "dir/.wh."}},
+		"whiteout of a whiteout":       {{name: ".wh..wh.x"}},
+		"whiteout of ../x":             {{name: ".wh.../neighbour"}},
+		"whiteout as directory":        {{name: "dir/.wh.old/"}},
+		"whiteout as link":             {{name: "dir/.wh.old", typ: sym, link: "x"}},
+		"below a whiteout":             {{name: ".wh.x/y"}},
+		"twice a file":                 {{name: "x"}, {name: "x"}},
+		"twice, link then file":        {{name: "x", typ: sym, link: "../neighbour/secret"}, {name: "x", body: "gotcha"}},
+		"file, then directory":         {{name: "x"}, {name: "x/"}},
+		"full directory, then file":    {{name: "d/x"}, {name: "d"}},
+		"character device":             {{name: "x", typ: tar.TypeChar}},
+		"block device":                 {{name: "x", typ: tar.TypeBlock}},
+		"pipe":                         {{name: "x", typ: tar.TypeFifo}},
+		"root as a link":               {{name: "./", typ: sym, link: "../neighbour"}},
+		"root as a file":               {{name: ".", body: "x"}},
+		"empty target":                 {{name: "x", typ: sym}},
+		"unknown type":                 {{name: "x", typ: 'Z'}},
+		"name too long":                {{name: strings.Repeat("n", 256)}},
+		"path too long":                {{name: long}},
 	}
 	for name, ents := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -253,6 +256,7 @@ func TestLimits(t *testing.T) {
 		"files":          {zstdOf(t, tarOf(t, []ent{{name: "a"}, {name: "b"}})), Limits{Files: 1}, false},
 		"path":           {zstdOf(t, tarOf(t, []ent{{name: "abcdefgh"}})), Limits{Path: 4}, false},
 		"bytes behind":   {zstdOf(t, append(tarOf(t, []ent{{name: "a"}}), zeros...)), Limits{Bytes: 1 << 19}, false},
+		"sparse":         {sparse(), Limits{Bytes: 1 << 20}, false},
 		"bomb":           {bomb(t), Limits{Bytes: 1 << 20}, false},
 		"bomb as a file": {bombFile(t), Limits{Bytes: 1 << 20}, false},
 	} {
@@ -263,6 +267,28 @@ func TestLimits(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sparse is a file of 1 TiB that has no bytes at all in the archive, in GNU
+// tar's old format.
+func sparse() []byte {
+	b := make([]byte, 3*512)
+	copy(b, "sparse")
+	copy(b[100:], "0000644\x00")
+	copy(b[124:], "00000000000\x00")
+	b[156] = tar.TypeGNUSparse
+	copy(b[257:], "ustar  \x00")
+	size := []byte{0x80, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0}
+	copy(b[386:], size) // where the only piece begins, of length 0
+	copy(b[398:], "00000000000\x00")
+	copy(b[483:], size)
+	copy(b[148:], "        ")
+	sum := 0
+	for _, c := range b[:512] {
+		sum += int(c)
+	}
+	copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return b
 }
 
 // bomb is 1 GiB of zeros in some kilobytes.

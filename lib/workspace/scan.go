@@ -37,7 +37,7 @@ func scan(ctx context.Context, dir string) (*Index, error) {
 		return nil, err
 	}
 	s := scanner{ctx: ctx, dev: st.Dev}
-	s.group.SetLimit(max(1, min(4, runtime.GOMAXPROCS(0)-1)))
+	s.group.SetLimit(min(8, runtime.GOMAXPROCS(0)))
 	top := folder{}
 	err = s.read(fd, "", &top)
 	if e := s.group.Wait(); err == nil {
@@ -53,7 +53,10 @@ func scan(ctx context.Context, dir string) (*Index, error) {
 			return nil, err
 		}
 	}
-	return x, settle(ctx, x.entries)
+	if err := settle(ctx, x.entries); err != nil {
+		return nil, err
+	}
+	return x, nil
 }
 
 // scanner reads directories, some of them at the same time.
