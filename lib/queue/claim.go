@@ -319,6 +319,8 @@ func (q *Queue) putBack(ctx context.Context, p place, t *ticket.Ticket, version 
 				return err
 			}
 			continue
+		case errors.Is(err, coord.ErrExpired):
+			return ErrLost // nothing was done; whoever looks next does it
 		case errors.As(err, &te) && uncertain:
 			return nil // by us, or by somebody who had the same in mind
 		case errors.As(err, &te):

@@ -555,4 +555,3 @@ func randomSchedule(t *testing.T, seed uint64) {
 		t.Logf("replay with -seed %d", seed)
 	}
 }
-
