@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/distci/distci/lib/api"
 	"github.com/distci/distci/lib/ticket"
@@ -122,7 +123,8 @@ func TestBrokenUpload(t *testing.T) {
 		resp.Body.Close()
 		t.Errorf("status %d", resp.StatusCode)
 	}
-	for !strings.Contains(l.log.String(), "method=POST path=/jobs/j/builds/1/artifacts") { // it has ended
+	for !strings.Contains(l.log.String(), "method=POST path=/jobs/j/builds/1/artifacts") { // until it has ended
+		time.Sleep(time.Millisecond)
 	}
 	if n := objects(); n != before {
 		t.Errorf("%d objects, %d before", n, before)

@@ -38,7 +38,10 @@ func observe(log *slog.Logger, h http.Handler) http.Handler {
 					p = nil
 				}
 			}
-			rec.deadline() // for what is still to be flushed
+			// For what is still to be flushed, and for what the client sends of a
+			// body that nobody wants.
+			rec.deadline()
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTime)) // none is no harm
 			rec.log(log, r, time.Since(begun))
 			if p != nil {
 				panic(http.ErrAbortHandler)

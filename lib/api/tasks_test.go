@@ -157,6 +157,7 @@ func (l *lab) expire(id string) *ticket.Ticket {
 		if t := l.want(200, "GET", "/tasks/"+id, "").task(l).Data; t.Status == ticket.Pending {
 			return t
 		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
