@@ -177,7 +177,6 @@ func TestFollowEndsWithTheServer(t *testing.T) {
 
 // TestScoped: a step reads what it likes and writes to its own build only.
 func TestScoped(t *testing.T) {
-	asked := httptest.NewRecorder()
 	h := api.Scoped(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(200) }), "j", 7)
 	for _, c := range []struct {
 		request string
@@ -208,7 +207,7 @@ func TestScoped(t *testing.T) {
 		{"POST /tasks", false},
 	} {
 		method, path, _ := strings.Cut(c.request, " ")
-		asked = httptest.NewRecorder()
+		asked := httptest.NewRecorder()
 		h.ServeHTTP(asked, httptest.NewRequest(method, path, nil))
 		if (asked.Code == 200) != c.ok {
 			t.Errorf("%s: %d", c.request, asked.Code)
