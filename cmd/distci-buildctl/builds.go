@@ -35,7 +35,7 @@ func trigger(e env, fs *pflag.FlagSet) int {
 	}
 	defer done()
 	job := fs.Arg(0)
-	n, err := c.Trigger(e.ctx, job, client.Trigger{})
+	n, err := c.Trigger(e.ctx, job)
 	if err != nil {
 		return e.fail(err)
 	}

@@ -57,7 +57,7 @@ func server(t *testing.T) http.Handler {
 	if err := c.PutJob(ctx, "hello", []byte(`{"job_id": "hello", "tasks": [{"type": "execute-shell", "params": {"script": "true"}}]}`)); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := c.Trigger(ctx, "hello", client.Trigger{}); n != 1 || err != nil {
+	if n, err := c.Trigger(ctx, "hello"); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

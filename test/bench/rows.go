@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/distci/distci/lib/api/client"
 	"github.com/distci/distci/lib/ticket"
 )
 
@@ -90,7 +89,7 @@ func steps(b *bench) error {
 	const builds = 60
 	from := time.Now()
 	for range builds {
-		if _, err := c.Trigger(ctx, "noop", client.Trigger{}); err != nil {
+		if _, err := c.Trigger(ctx, "noop"); err != nil {
 			return err
 		}
 	}
@@ -116,7 +115,7 @@ func triggers(b *bench) error {
 	const n = 500
 	from := time.Now()
 	for range n {
-		if _, err := c.Trigger(context.Background(), "noop", client.Trigger{}); err != nil {
+		if _, err := c.Trigger(context.Background(), "noop"); err != nil {
 			return err
 		}
 	}
@@ -167,7 +166,7 @@ func console(b *bench) error {
 	}
 	var ours, floor []float64
 	for n := range 3 {
-		if _, err := c.Trigger(context.Background(), "loud", client.Trigger{}); err != nil {
+		if _, err := c.Trigger(context.Background(), "loud"); err != nil {
 			return err
 		}
 		s, err := finish(c, "loud", ticket.Number(n+1))
@@ -198,7 +197,7 @@ func follow(b *bench) error {
 	if err := b.job(c, "clock", "for i in $(seq 200); do date +%s%N; sleep 0.02; done"); err != nil {
 		return err
 	}
-	n, err := c.Trigger(context.Background(), "clock", client.Trigger{})
+	n, err := c.Trigger(context.Background(), "clock")
 	if err != nil {
 		return err
 	}

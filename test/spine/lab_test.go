@@ -197,7 +197,7 @@ func (l *lab) job(config string) {
 
 func (l *lab) trigger(job string) ticket.Number {
 	l.t.Helper()
-	n, err := l.Trigger(l.t.Context(), job, client.Trigger{})
+	n, err := l.Trigger(l.t.Context(), job)
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -66,46 +66,19 @@ func (c *Client) Build(ctx context.Context, job string, n ticket.Number) (*build
 	return reply.State, nil
 }
 
-// Trigger is how a build is to begin.
-type Trigger struct {
-	Ref        string            `json:"ref,omitempty"`        // instead of the job's
-	Parameters map[string]string `json:"parameters,omitempty"` // of the job
-	// Key makes the request repeatable: for the same key there is one build.
-	// Without it a request whose answer is lost is not repeated.
-	Key string `json:"-"`
-}
-
-// Trigger begins a build and returns its number.
-func (c *Client) Trigger(ctx context.Context, job string, how Trigger) (ticket.Number, error) {
-	body, err := json.Marshal(how)
-	if err != nil {
-		return 0, fault.Errorf(fault.Internal, "client: %w", err)
-	}
-	q := &request{method: http.MethodPost, path: []string{"jobs", job, "builds"}, header: jsonBody, body: body}
-	if how.Key != "" {
-		q.header = map[string]string{"Content-Type": "application/json", "Idempotency-Key": how.Key}
-		q.repeat = true
-	}
+// Trigger begins a build and returns its number. A request whose answer is
+// lost is not repeated: it may have begun one.
+func (c *Client) Trigger(ctx context.Context, job string) (ticket.Number, error) {
 	var reply struct {
 		Number ticket.Number `json:"build_number"`
 	}
-	err = c.json(ctx, q, &reply)
+	err := c.json(ctx, &request{method: http.MethodPost, path: []string{"jobs", job, "builds"}, header: jsonBody, body: []byte("{}")}, &reply)
 	return reply.Number, err
 }
 
 // Cancel ends a build. It does nothing to one that has ended.
 func (c *Client) Cancel(ctx context.Context, job string, n ticket.Number) error {
 	return c.json(ctx, &request{method: http.MethodPost, path: buildPath(job, n, "cancel"), repeat: true}, nil)
-}
-
-// Retry runs a build again from the step with the key from, or from the one
-// that failed if from is "".
-func (c *Client) Retry(ctx context.Context, job string, n ticket.Number, from string) error {
-	body := []byte("{}")
-	if from != "" {
-		body, _ = json.Marshal(map[string]string{"from": from}) // strings always can be
-	}
-	return c.json(ctx, &request{method: http.MethodPost, path: buildPath(job, n, "retry"), header: jsonBody, body: body}, nil)
 }
 
 // DeleteBuild removes a build and everything of it.

@@ -148,9 +148,8 @@ func TestRequests(t *testing.T) {
 			{"DELETE /jobs/j%2F%3F", "", func() (any, error) { return nil, c.DeleteJob(ctx, "j/?") }, `null`},
 			{"GET /jobs/j/builds", "", func() (any, error) { return c.Builds(ctx, "j") }, `["1","2"]`},
 			{"GET /jobs/j/builds/2/state", "", func() (any, error) { return c.Build(ctx, "j", 2) }, `{"status":"running"}`},
-			{"POST /jobs/j/builds", `{"ref":"main"}`, func() (any, error) { return c.Trigger(ctx, "j", Trigger{Ref: "main"}) }, `"3"`},
+			{"POST /jobs/j/builds", `{}`, func() (any, error) { return c.Trigger(ctx, "j") }, `"3"`},
 			{"POST /jobs/j/builds/2/cancel", "", func() (any, error) { return nil, c.Cancel(ctx, "j", 2) }, `null`},
-			{"POST /jobs/j/builds/2/retry", `{"from":"1"}`, func() (any, error) { return nil, c.Retry(ctx, "j", 2, "1") }, `null`},
 			{"DELETE /jobs/j/builds/2", "", func() (any, error) { return nil, c.DeleteBuild(ctx, "j", 2) }, `null`},
 			{"GET /jobs/j/builds/2/console", "", func() (any, error) { err := c.Console(ctx, "j", 2, &out); return out.String(), err }, `"hello\n"`},
 			{"GET /jobs/j/builds/2/steps/0/log", "", func() (any, error) {
@@ -254,8 +253,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 func TestRepeats(t *testing.T) {
 	ctx := context.Background()
 	job := func(c *Client) error { _, err := c.Job(ctx, "j"); return err }
-	plain := func(c *Client) error { _, err := c.Trigger(ctx, "j", Trigger{}); return err }
-	keyed := func(c *Client) error { _, err := c.Trigger(ctx, "j", Trigger{Key: "k"}); return err }
+	plain := func(c *Client) error { _, err := c.Trigger(ctx, "j"); return err }
 	for _, tt := range []struct {
 		name     string
 		status   []int // 0: the connection breaks; then 200
@@ -273,7 +271,6 @@ func TestRepeats(t *testing.T) {
 		{"retry much after", []int{503}, "3600", job, 1, fault.Temporary, 0, 0},
 		{"post", []int{503}, "", plain, 1, fault.Temporary, 0, 0},
 		{"post, broken", []int{0}, "", plain, 1, fault.Temporary, 0, 0},
-		{"post with a key", []int{0, 503}, "", keyed, 3, fault.None, 600 * time.Millisecond, 900 * time.Millisecond},
 		{"cancel", []int{0}, "", func(c *Client) error { return c.Cancel(ctx, "j", 1) }, 2, fault.None, 200 * time.Millisecond, 300 * time.Millisecond},
 		{"delete, done before", []int{0, 404}, "", func(c *Client) error { return c.DeleteJob(ctx, "j") }, 2, fault.None, 200 * time.Millisecond, 300 * time.Millisecond},
 		{"delete, not there", []int{404}, "", func(c *Client) error { return c.DeleteJob(ctx, "j") }, 1, fault.Unavailable, 0, 0},

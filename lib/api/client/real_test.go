@@ -72,7 +72,7 @@ func realServer(t *testing.T, c *client.Client, job string) {
 	if ns, err := c.Builds(ctx, job); err != nil || len(ns) != 0 {
 		t.Error(ns, err)
 	}
-	n, err := c.Trigger(ctx, job, client.Trigger{})
+	n, err := c.Trigger(ctx, job)
 	must(err)
 	if ns, err := c.Builds(ctx, job); err != nil || !slices.Equal(ns, []ticket.Number{n}) {
 		t.Error(ns, err)
