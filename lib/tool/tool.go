@@ -23,9 +23,10 @@ const Version = "0.1.0"
 // Describe gives fs its help text: the synopsis without the program's name,
 // and a sentence that says what the program does.
 func Describe(fs *pflag.FlagSet, synopsis, summary string) {
+	page, _, _ := strings.Cut(fs.Name(), " ") // "distci-checkout poll" is in the page of distci-checkout
 	fs.Usage = func() {
 		fmt.Fprintf(fs.Output(), "Usage: %s %s\n\n%s\n\nOptions:\n%s\nSee %s(%s).\n",
-			fs.Name(), synopsis, summary, fs.FlagUsagesWrapped(100), strings.ReplaceAll(fs.Name(), " ", "-"), section(fs.Name()))
+			fs.Name(), synopsis, summary, fs.FlagUsagesWrapped(100), page, section(page))
 	}
 }
 
