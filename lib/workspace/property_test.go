@@ -22,7 +22,7 @@ func seeds() []uint64 {
 	if *seedFlag != 0 {
 		return []uint64{*seedFlag}
 	}
-	s := []uint64{1, 2, 3, 4, 5, 6, rand.Uint64()}
+	s := []uint64{1, 2, 3, 4, 5, 10617258467166614230, rand.Uint64()}
 	if testing.Short() {
 		s = s[4:]
 	}
@@ -86,7 +86,12 @@ func randomTree(t *testing.T, seed uint64) {
 		copied := filepath.Join(t.TempDir(), "copy")
 		copyIndex, err := there.Restore(ctx, copied, digests)
 		f.must(err)
-		if d := difference(want, snapshot(t, copied)); d != "" {
+		got := snapshot(t, copied)
+		if len(digests) == 0 { // nobody has said yet what the root is like
+			delete(want, ".")
+			delete(got, ".")
+		}
+		if d := difference(want, got); d != "" {
 			t.Errorf("seed %d, after %d layers:\n%s", seed, len(digests), d)
 			return
 		}
@@ -122,8 +127,7 @@ func checkFlat(t *testing.T, l *Layers, digests []string, want map[string]string
 	}
 	got := snapshot(t, copied)
 	if len(digests) == 0 {
-		delete(got, ".") // nobody has ever said what it is like
-		delete(want, ".")
+		delete(got, ".")
 	}
 	if d := difference(want, got); d != "" {
 		t.Errorf("flattened, imported on top and restored:\n%s", d)
