@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/queue"
@@ -28,6 +29,9 @@ func isControl(t *ticket.Ticket) bool {
 type slot struct {
 	*Worker
 	dir string
+
+	sweep      time.Time // when to look for dead workers next
+	complained bool      // that there is no looking for work
 
 	// The workspace that is there: of which build, made of which layers, and
 	// its index. No layers and no index: unknown.

@@ -160,67 +160,38 @@ func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) (int, error) {
 
 // run is the loop of one slot.
 func (s *slot) run(ctx, idle context.Context) (n int, err error) {
-	q := s.Repo.Queue()
 	deadline := time.Now().Add(s.Wait)
-	swept := time.Time{}
-	complained := false
 	for idle.Err() == nil {
-		offer := s.offers()
-		c, err := q.Claim(idle, offer, s.Name, s.skip)
-		if err == nil && c == nil && time.Since(swept) > s.Session/3 {
-			swept = time.Now().Add(rand.N(s.Session/3 + 1))
-			var ids []string
-			if ids, err = q.Requeue(idle); len(ids) > 0 {
-				s.Log.Info("made tickets ready again whose workers are gone", "tickets", ids)
-				continue
-			}
+		c, err := s.next(idle)
+		if idle.Err() != nil && c == nil {
+			break
 		}
+		if err != nil && !s.Loop {
+			return n, err
+		}
+		s.complain(err)
 		if err != nil {
-			if idle.Err() != nil {
-				break
-			}
-			if !s.Loop {
-				return n, err
-			}
-			if !complained {
-				s.Log.Error("looking for work: " + err.Error())
-			}
-			complained = true
 			sleep(idle, time.Second)
 			continue
 		}
-		if complained {
-			s.Log.Info("looking for work again")
-			complained = false
-		}
 		if c == nil {
-			left := time.Until(deadline)
-			if !s.Loop && left <= 0 {
-				return n, nil
-			}
-			max := s.Session / 3
-			if s.waitsForLater() {
-				max = min(max, time.Second)
-			}
+			left := time.Until(s.sweep)
 			if !s.Loop {
-				max = min(max, left)
+				left = min(left, time.Until(deadline))
+				if time.Now().After(deadline) {
+					return n, nil
+				}
 			}
-			from := time.Now()
-			if err := q.Wait(idle, offer, s.skip, max); err != nil && idle.Err() == nil && !s.Loop {
-				return n, err
-			}
-			if time.Since(from) >= max {
-				s.vacate()
-			}
+			s.wait(idle, left)
 			continue
 		}
 		for c != nil {
 			n++
-			goOn := offer
+			offer := s.offers()
 			if !s.Loop {
-				goOn = nil
+				offer = nil // one ticket, and no other
 			}
-			if c, err = s.work(ctx, idle, c, goOn); err != nil {
+			if c, err = s.work(ctx, idle, c, offer); err != nil {
 				s.Log.Error(err.Error())
 			}
 		}
@@ -229,6 +200,51 @@ func (s *slot) run(ctx, idle context.Context) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// next takes a ticket; nil if there is none. When it is time for that, the
+// tickets of dead workers are made ready again first: a ticket waits for it at
+// most half a session's time-out, besides the time-out itself.
+func (s *slot) next(idle context.Context) (*queue.Claim, error) {
+	q := s.Repo.Queue()
+	c, err := q.Claim(idle, s.offers(), s.Name, s.skip)
+	if c != nil || err != nil || time.Now().Before(s.sweep) {
+		return c, err
+	}
+	s.sweep = time.Now().Add(s.Session/4 + rand.N(s.Session/4))
+	ids, err := q.Requeue(idle)
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	s.Log.Info("made tickets ready again whose workers are gone", "tickets", ids)
+	return q.Claim(idle, s.offers(), s.Name, s.skip)
+}
+
+// wait waits for a ticket, at most so long. A worker that got none in all that
+// time needs no workspace any more.
+func (s *slot) wait(idle context.Context, most time.Duration) {
+	if s.waitsForLater() {
+		most = min(most, time.Second)
+	}
+	most = max(most, time.Millisecond)
+	from := time.Now()
+	if err := s.Repo.Queue().Wait(idle, s.offers(), s.skip, most); err != nil {
+		return // the next look tells the same error
+	}
+	if time.Since(from) >= most {
+		s.vacate()
+	}
+}
+
+// complain tells an error once, and that it is over.
+func (s *slot) complain(err error) {
+	switch {
+	case err != nil && !s.complained:
+		s.Log.Error("looking for work: " + err.Error())
+	case err == nil && s.complained:
+		s.Log.Info("looking for work again")
+	}
+	s.complained = err != nil
 }
 
 func sleep(ctx context.Context, d time.Duration) {
