@@ -41,7 +41,8 @@ type Log struct {
 // NewLog begins the log of an attempt. It ends when Close is called; ctx only
 // bounds the store's operations.
 func (r *Repo) NewLog(ctx context.Context, job string, n ticket.Number, step string, attempt int) *Log {
-	l := &Log{store: r.store, key: logKey(job, n, step, attempt), ctx: ctx, done: make(chan struct{})}
+	// The first batch does not wait: the log is made while the step starts.
+	l := &Log{store: r.store, key: logKey(job, n, step, attempt), ctx: ctx, urgent: true, done: make(chan struct{})}
 	l.cond = sync.NewCond(&l.mu)
 	go l.flush()
 	return l
