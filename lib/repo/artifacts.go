@@ -120,7 +120,7 @@ func (r *Repo) Artifacts(ctx context.Context, job string, n ticket.Number) (map[
 		if t.Status != ticket.Complete {
 			continue
 		}
-		m, err := r.manifest(ctx, job, n, key)
+		m, err := r.manifest(ctx, job, n, key, t)
 		if err != nil {
 			return nil, err
 		}
@@ -134,6 +134,7 @@ func (r *Repo) Artifacts(ctx context.Context, job string, n ticket.Number) (map[
 // keepArtifacts moves the list of artefacts from the ticket, whose size is
 // bounded, to the store.
 func (r *Repo) keepArtifacts(ctx context.Context, t *ticket.Ticket) error {
+	delete(t.Extra, countField) // ours to say
 	if len(t.Artifacts) == 0 {
 		return nil
 	}
@@ -157,11 +158,18 @@ func (r *Repo) keepArtifacts(ctx context.Context, t *ticket.Ticket) error {
 		return err
 	}
 	t.Artifacts = nil
-	return t.Set("artifact_count", len(m))
+	return t.Set(countField, len(m))
 }
 
+// countField is the field of a step's ticket that says that there is a manifest.
+// Without it there is none, or only one that a lost attempt has left.
+const countField = "artifact_count"
+
 // manifest reads what a step has published.
-func (r *Repo) manifest(ctx context.Context, job string, n ticket.Number, step string) (map[string]Artifact, error) {
+func (r *Repo) manifest(ctx context.Context, job string, n ticket.Number, step string, t *ticket.Ticket) (map[string]Artifact, error) {
+	if _, ok := t.Extra[countField]; !ok {
+		return nil, nil
+	}
 	b, _, err := store.ReadAll(ctx, r.store, manifestKey(job, n, step))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil

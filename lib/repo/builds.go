@@ -116,7 +116,7 @@ func (r *Repo) Build(ctx context.Context, id string, n ticket.Number) (*build.Bu
 	for key, t := range rec.State.Tasks {
 		switch {
 		case t.Status == ticket.Complete:
-			artifacts, err := r.manifest(ctx, id, n, key)
+			artifacts, err := r.manifest(ctx, id, n, key, t)
 			if err != nil {
 				return nil, err
 			}

@@ -215,7 +215,7 @@ func action(t *ticket.Ticket) string {
 // triggers what is downstream, in one transaction. It may be repeated.
 func (r *Repo) finish(ctx context.Context, c *queue.Claim, rec *record, down Downstream) error {
 	for key, t := range rec.State.Tasks {
-		artifacts, err := r.manifest(ctx, rec.JobID, rec.Number, key)
+		artifacts, err := r.manifest(ctx, rec.JobID, rec.Number, key, t)
 		if err != nil {
 			return err
 		}
