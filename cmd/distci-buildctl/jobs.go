@@ -40,7 +40,7 @@ func connection(fs *pflag.FlagSet) func(e env) (*client.Client, func(), error) {
 			return c, c.Close, nil
 		}
 		log := tool.NewLog(name, e.stderr)
-		cl, err := cluster.Open(e.ctx, *coord, *store, 10*time.Second, log)
+		cl, err := cluster.Open(e.ctx, cluster.Options{Coord: *coord, Store: *store, Log: log})
 		if err != nil {
 			return nil, nil, err
 		}

@@ -69,7 +69,7 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	if fs.NArg() > 0 && len(*capabilities) == 0 {
 		*capabilities = []string{ticket.Capability("execute-shell")}
 	}
-	cl, err := cluster.Open(ctx, *coord, *store, *session, log)
+	cl, err := cluster.Open(ctx, cluster.Options{Coord: *coord, Store: *store, Session: *session, Log: log})
 	if err != nil {
 		return fail(err)
 	}

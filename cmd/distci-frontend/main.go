@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	defer l.Close()
-	cl, err := cluster.Open(ctx, *coord, *store, 10*time.Second, log)
+	cl, err := cluster.Open(ctx, cluster.Options{Coord: *coord, Store: *store, Log: log})
 	if err != nil {
 		return fail(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -45,7 +44,7 @@ func TestScripts(t *testing.T) {
 // "full" has no space for artefacts, and "secret" is not for everybody.
 func server(t *testing.T) http.Handler {
 	dir := t.TempDir()
-	cl, err := cluster.Open(t.Context(), "local:"+dir+"/coord.db", "dir:"+dir+"/store", 10*time.Second, tool.NewLog("test", io.Discard))
+	cl, err := cluster.Open(t.Context(), cluster.Options{Coord: "local:" + dir + "/coord.db", Store: "dir:" + dir + "/store", Log: tool.NewLog("test", io.Discard)})
 	if err != nil {
 		t.Fatal(err)
 	}

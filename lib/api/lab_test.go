@@ -37,7 +37,7 @@ func newLab(t testing.TB) *lab {
 	t.Helper()
 	dir := t.TempDir()
 	log := &syncBuffer{}
-	cl, err := cluster.Open(t.Context(), "local:"+filepath.Join(dir, "coord.db"), "dir:"+filepath.Join(dir, "store"), time.Minute, slog.New(slog.DiscardHandler))
+	cl, err := cluster.Open(t.Context(), cluster.Options{Coord: "local:" + filepath.Join(dir, "coord.db"), Store: "dir:" + filepath.Join(dir, "store"), Session: time.Minute, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/coord/local"
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/store"
 	"github.com/distci/distci/lib/store/dir"
@@ -24,27 +25,45 @@ type Cluster struct {
 	Conn  coord.Conn
 	Store store.Store
 	Repo  *repo.Repo
+
+	history *history
 }
 
-// Open opens the cluster whose coordination and store have these URLs:
-// "local:/path" and "dir:/path". An empty one stands for the default below
-// tool.StateDir. Session is the session's time-out. Errors are of kind Config,
-// or what the service says.
-func Open(ctx context.Context, coordURL, storeURL string, session time.Duration, log *slog.Logger) (*Cluster, error) {
-	conn, err := openCoord(ctx, coordURL, session, log)
-	if err != nil {
+// Options of Open.
+type Options struct {
+	Coord   string        // URL of the coordination: "local:/path"; default: below tool.StateDir
+	Store   string        // URL of the store: "dir:/path"; default: below tool.StateDir
+	Session time.Duration // the session's time-out; default: 10 s
+	History string        // file to which the queue's events are appended, one JSON object a line; default: none
+	Log     *slog.Logger
+}
+
+// Open opens a cluster. Errors are of kind Config, or what the service says.
+func Open(ctx context.Context, o Options) (_ *Cluster, err error) {
+	if o.Session == 0 {
+		o.Session = 10 * time.Second
+	}
+	c := &Cluster{}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	var queueOptions queue.Options
+	if o.History != "" {
+		if c.history, err = openHistory(o.History, o.Log); err != nil {
+			return nil, err
+		}
+		queueOptions.Trace = c.history.add
+	}
+	if c.Store, err = openStore(o.Store); err != nil {
 		return nil, err
 	}
-	c := &Cluster{Conn: conn}
-	if c.Store, err = openStore(storeURL); err != nil {
-		conn.Close()
+	if c.Conn, err = openCoord(ctx, o.Coord, o.Session, o.Log); err != nil {
 		return nil, err
 	}
-	if c.Repo, err = repo.Open(ctx, c.Conn, c.Store); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
+	c.Repo, err = repo.Open(ctx, c.Conn, c.Store, queueOptions)
+	return c, err
 }
 
 func openCoord(ctx context.Context, url string, session time.Duration, log *slog.Logger) (coord.Conn, error) {
@@ -70,4 +89,16 @@ func openStore(url string) (store.Store, error) {
 }
 
 // Close ends the connections.
-func (c *Cluster) Close() error { return errors.Join(c.Conn.Close(), c.Store.Close()) }
+func (c *Cluster) Close() error {
+	var errs []error
+	if c.Conn != nil {
+		errs = append(errs, c.Conn.Close())
+	}
+	if c.Store != nil {
+		errs = append(errs, c.Store.Close())
+	}
+	if c.history != nil {
+		errs = append(errs, c.history.file.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -41,7 +41,7 @@ func newWorker(t *testing.T, folder string) *worker {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
-	r, err := repo.Open(t.Context(), conn, st)
+	r, err := repo.Open(t.Context(), conn, st, queue.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

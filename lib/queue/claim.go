@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"sort"
 	"time"
@@ -79,7 +78,7 @@ func (q *Queue) Claim(ctx context.Context, offer []string, worker string, skip f
 			if len(places) == 0 {
 				break
 			}
-			i := rand.IntN(min(window, len(places)))
+			i := q.intn(min(window, len(places)))
 			c, err := q.claimAt(ctx, places[i], worker)
 			if c != nil || err != nil {
 				return c, err
@@ -156,6 +155,15 @@ func (q *Queue) claimAt(ctx context.Context, p place, worker string) (*Claim, er
 
 // take carries out the claim *c; it makes it nil if that was refused.
 func (q *Queue) take(ctx context.Context, c **Claim, version int32, claim coord.Op) error {
+	begin, wanted := time.Now(), *c
+	err := q.tryTake(ctx, c, version, claim)
+	if *c != nil || err != nil {
+		q.told(EventClaim, begin, wanted.Ticket, wanted, err)
+	}
+	return err
+}
+
+func (q *Queue) tryTake(ctx context.Context, c **Claim, version int32, claim coord.Op) error {
 	p := (*c).place
 	data, err := encode((*c).Ticket)
 	if err != nil {
@@ -171,7 +179,7 @@ func (q *Queue) take(ctx context.Context, c **Claim, version int32, claim coord.
 			return nil
 		case errors.Is(err, coord.ErrUnknown):
 			uncertain = true
-			if err := pause(ctx); err != nil {
+			if err := q.pause(ctx); err != nil {
 				*c = nil
 				return err
 			}
@@ -293,7 +301,10 @@ func (c *Claim) Release(ctx context.Context, cause error, spare bool) error {
 	if spare {
 		t.Spared++
 	}
-	return c.q.putBack(ctx, c.place, t, c.version, coord.Delete(c.path, c.claimVersion))
+	begin := time.Now()
+	err := c.q.putBack(ctx, c.place, t, c.version, coord.Delete(c.path, c.claimVersion))
+	c.q.told(EventRelease, begin, t, c, err)
+	return err
 }
 
 // putBack makes a claimed ticket ready again. The claim operations come first;
@@ -310,7 +321,7 @@ func (q *Queue) putBack(ctx context.Context, p place, t *ticket.Ticket, version 
 		switch {
 		case errors.Is(err, coord.ErrUnknown):
 			uncertain = true
-			if err := pause(ctx); err != nil {
+			if err := q.pause(ctx); err != nil {
 				return err
 			}
 			continue

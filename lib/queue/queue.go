@@ -28,7 +28,9 @@ var ErrLost = fault.Errorf(fault.Interrupted, "the claim is lost")
 
 // Queue is the tickets of one cluster. It may be used by several goroutines.
 type Queue struct {
-	conn coord.Conn
+	conn  coord.Conn
+	trace func(Event)
+	intn  func(n int) int // a random number below n
 
 	mu     sync.Mutex
 	slices map[string]*slice // by set: where the next ticket goes
@@ -39,15 +41,31 @@ type slice struct {
 	count int // tickets put there since the last look
 }
 
+// Options of New; the zero value is fine.
+type Options struct {
+	// Trace is told what this process did to tickets, in order for each ticket.
+	// It may be called by several goroutines, and must not call the queue.
+	Trace func(Event)
+	// Intn is the source of all random choices: a number from 0 to n-1.
+	// Default: math/rand/v2.
+	Intn func(n int) int
+}
+
 // New returns the queue in the tree of conn, making its folders if they are
 // missing.
-func New(ctx context.Context, conn coord.Conn) (*Queue, error) {
+func New(ctx context.Context, conn coord.Conn, o Options) (*Queue, error) {
+	if o.Trace == nil {
+		o.Trace = func(Event) {}
+	}
+	if o.Intn == nil {
+		o.Intn = rand.IntN
+	}
 	for _, p := range []string{queueRoot, runRoot, claimRoot, leaseRoot} {
 		if err := coord.EnsurePath(ctx, conn, p); err != nil {
 			return nil, err
 		}
 	}
-	return &Queue{conn: conn, slices: map[string]*slice{}}, nil
+	return &Queue{conn: conn, trace: o.Trace, intn: o.Intn, slices: map[string]*slice{}}, nil
 }
 
 // Post posts a ticket, together with other operations if there are any: all or
@@ -79,11 +97,33 @@ func (e *OpError) Unwrap() error { return e.Err }
 
 // Commit carries out a change, and returns the claim of its Next. Errors:
 // ErrLost if End's claim is lost; an *OpError if one of Ops was refused;
-// nothing was changed then.
+// nothing was changed then. Any other error leaves the outcome open, as ctx
+// does when it ends.
 func (q *Queue) Commit(ctx context.Context, ch Change) (*Claim, error) {
+	begin := time.Now()
+	next, err := q.commit(ctx, &ch)
+	var refused *OpError
+	if errors.As(err, &refused) {
+		return nil, err
+	}
+	if ch.End != nil {
+		q.told(EventCommit, begin, ch.End.Ticket, ch.End, err)
+	}
+	for _, t := range ch.Post {
+		if !errors.Is(err, ErrLost) {
+			q.told(EventPost, begin, t, nil, err)
+		}
+	}
+	if next != nil {
+		q.told(EventClaim, begin, next.Ticket, next, nil)
+	}
+	return next, err
+}
+
+func (q *Queue) commit(ctx context.Context, ch *Change) (*Claim, error) {
 	uncertain := false
 	for {
-		ops, next, err := q.changeOps(ctx, &ch)
+		ops, next, err := q.changeOps(ctx, ch)
 		if err != nil {
 			return nil, err
 		}
@@ -99,14 +139,14 @@ func (q *Queue) Commit(ctx context.Context, ch Change) (*Claim, error) {
 			return next, nil
 		case errors.Is(err, coord.ErrUnknown):
 			uncertain = true
-			if err := pause(ctx); err != nil {
+			if err := q.pause(ctx); err != nil {
 				return nil, err
 			}
 			continue
 		case uncertain:
-			return q.resolve(ctx, &ch, err)
+			return q.resolve(ctx, ch, err)
 		}
-		again, err := q.refused(ctx, &ch, err)
+		again, err := q.refused(ctx, ch, err)
 		if !again {
 			return nil, err
 		}
@@ -260,11 +300,11 @@ func (q *Queue) reclaim(ctx context.Context, id, worker string) (*Claim, error) 
 }
 
 // pause waits a little before a repeat.
-func pause(ctx context.Context) error {
+func (q *Queue) pause(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(20*time.Millisecond + rand.N(80*time.Millisecond)):
+	case <-time.After(time.Duration(20+q.intn(80)) * time.Millisecond):
 		return nil
 	}
 }

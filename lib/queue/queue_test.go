@@ -27,7 +27,7 @@ func open(t testing.TB, file string, session time.Duration) (*Queue, coord.Conn)
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	q, err := New(t.Context(), conn)
+	q, err := New(t.Context(), conn, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

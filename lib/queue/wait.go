@@ -159,7 +159,9 @@ func (q *Queue) requeue(ctx context.Context, id string, leased bool) (bool, erro
 		claim = append(claim, coord.Delete(p.lease(), st.Version))
 		cause = "the worker's lease ran out"
 	}
+	begin := time.Now()
 	err = q.putBack(ctx, p, back(t, Previous{Worker: t.Assignee, Fault: fault.Lost, Error: cause}), st.Version, claim...)
+	q.told(EventRequeue, begin, t, nil, err)
 	if errors.Is(err, ErrLost) {
 		return false, nil
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/distci/distci/lib/coord/local"
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/store"
 	"github.com/distci/distci/lib/store/dir"
 	"github.com/distci/distci/lib/ticket"
@@ -66,7 +67,7 @@ func open(t *testing.T) (*Repo, *faulty) {
 	}
 	t.Cleanup(func() { st.Close() })
 	f := &faulty{Store: st}
-	r, err := Open(t.Context(), conn, f)
+	r, err := Open(t.Context(), conn, f, queue.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,8 +59,8 @@ const (
 const maxRecord = 512 << 10
 
 // Open returns the repository over conn and st.
-func Open(ctx context.Context, conn coord.Conn, st store.Store) (*Repo, error) {
-	q, err := queue.New(ctx, conn)
+func Open(ctx context.Context, conn coord.Conn, st store.Store, o queue.Options) (*Repo, error) {
+	q, err := queue.New(ctx, conn, o)
 	if err != nil {
 		return nil, err
 	}

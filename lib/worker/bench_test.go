@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/distci/distci/lib/coord/local"
+	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/sandbox/plain"
 	"github.com/distci/distci/lib/store/dir"
@@ -38,7 +39,7 @@ func BenchmarkStep(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer st.Close()
-	r, err := repo.Open(b.Context(), conn, st)
+	r, err := repo.Open(b.Context(), conn, st, queue.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}

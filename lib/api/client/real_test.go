@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/distci/distci/lib/api"
 	"github.com/distci/distci/lib/api/client"
@@ -24,7 +23,7 @@ import (
 // process.
 func TestRealServer(t *testing.T) {
 	dir := t.TempDir()
-	cl, err := cluster.Open(t.Context(), "local:"+filepath.Join(dir, "coord.db"), "dir:"+filepath.Join(dir, "store"), 10*time.Second, tool.NewLog("test", io.Discard))
+	cl, err := cluster.Open(t.Context(), cluster.Options{Coord: "local:" + filepath.Join(dir, "coord.db"), Store: "dir:" + filepath.Join(dir, "store"), Log: tool.NewLog("test", io.Discard)})
 	if err != nil {
 		t.Fatal(err)
 	}
