@@ -16,12 +16,14 @@ const module = "github.com/distci/distci/"
 // but the kinds of failure.
 var floor = map[string]int{
 	"lib/fault":               0,
+	"lib/version":             0,
 	"lib/ticket":              1,
 	"lib/job":                 2,
 	"lib/build":               3,
 	"lib/coord":               1,
 	"lib/coord/local":         2,
 	"lib/coord/coordtest":     2,
+	"lib/member":              2,
 	"lib/store":               1,
 	"lib/store/dir":           2,
 	"lib/store/storetest":     2,
@@ -29,6 +31,7 @@ var floor = map[string]int{
 	"lib/sandbox/plain":       2,
 	"lib/sandbox/sandboxtest": 2,
 	"lib/queue":               3,
+	"lib/queue/history":       4,
 	"lib/workspace":           3,
 	"lib/source/pack":         2,
 	"lib/source":              3,
