@@ -10,7 +10,7 @@ GO      = go
 BENCH   = .
 PROGRAMS = distci-buildctl distci-checkout distci-claim distci-copy distci-exec distci-frontend distci-publish
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
-SHELL_SCRIPTS = $(wildcard examples/*.sh test/*.sh) .ci/run
+SHELL_SCRIPTS = $(wildcard examples/*.sh test/*.sh test/*/*.sh) .ci/run
 
 .PHONY: all demo test check bench install clean
 

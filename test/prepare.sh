@@ -3,9 +3,13 @@
 # missing and we may; otherwise it says what will be skipped.
 set -eu
 missing=
-for c in curl jq zstd mandoc shellcheck; do
+for c in curl jq zstd mandoc shellcheck openssl; do
 	command -v "$c" >/dev/null || missing="$missing $c"
 done
+command -v ip >/dev/null || missing="$missing iproute2"
+command -v nft >/dev/null || missing="$missing nftables"
+# The server's jar and a Java; the package starts no service.
+if [ ! -f /usr/share/java/zookeeper.jar ] || ! command -v java >/dev/null; then missing="$missing zookeeper"; fi
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	export DEBIAN_FRONTEND=noninteractive
