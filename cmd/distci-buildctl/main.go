@@ -54,6 +54,8 @@ func commands() []command {
 		{"show JOB BUILD", "Show a build's record as JSON.", show},
 		{"log JOB BUILD", "Print a build's log.", log},
 		{"cancel JOB BUILD", "Cancel a build.", cancel},
+		{"members", "Show who is there and what each runs.", members},
+		{"queue", "Show how much waits and runs, by capabilities.", loads},
 		{"job list|get|set|delete", "List, print, set and delete jobs.", jobs},
 		{"ticket", "Make a ticket and print it.", makeTicket},
 		{"run FILE", "Run a whole job here, without any server.", runJob},

@@ -18,6 +18,7 @@ import (
 	"github.com/distci/distci/lib/api"
 	"github.com/distci/distci/lib/cluster"
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/member"
 	"github.com/distci/distci/lib/sandbox/plain"
 	"github.com/distci/distci/lib/ticket"
 	"github.com/distci/distci/lib/tool"
@@ -97,6 +98,12 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	if *loop {
 		log.Info("taking tickets", "offer", w.Tools.Offer(), "sandbox", sb.Describe())
 	}
+	self := member.Self(member.Worker, *id, tool.Version)
+	self.Labels, self.Slots, self.Sandbox = *labels, *jobs, sb.Describe()
+	defer member.Join(cl.Conn, func() member.Info {
+		self.Capabilities = w.Tools.Offer() // tools come and go
+		return self
+	}, log)()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	drain := make(chan struct{})

@@ -18,6 +18,7 @@ import (
 	"github.com/distci/distci/lib/api"
 	"github.com/distci/distci/lib/cluster"
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/member"
 	"github.com/distci/distci/lib/tool"
 	"github.com/distci/distci/lib/workspace"
 )
@@ -74,6 +75,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err := announce(l, *portFile); err != nil {
 		return fail(err)
 	}
+	self := member.Self(member.Frontend, "", tool.Version)
+	self.Listen = url(l)
+	defer member.Join(cl.Conn, func() member.Info { return self }, log)()
 	log.Info("listening on " + url(l))
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()

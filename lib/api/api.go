@@ -114,6 +114,9 @@ var routes = []route{
 	{"PUT", "tasks/{task}", (*call).putTask},
 	{"DELETE", "tasks/{task}", (*call).deleteTask},
 	{"POST", "tasks/{task}/lease", (*call).leaseTask},
+
+	{"GET", "members", (*call).listMembers},
+	{"GET", "queue", (*call).showQueue},
 }
 
 // match tells whether parts are as the pattern says, and what the parameters
@@ -158,6 +161,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		c.fail(status(http.StatusBadRequest, "the path is not escaped as it should be"))
 		return
 	}
+	c.problem = parts[0] == "members" || parts[0] == "queue"
 	method := r.Method
 	if method == http.MethodHead {
 		method = http.MethodGet

@@ -20,6 +20,8 @@ type call struct {
 	w http.ResponseWriter
 	r *http.Request
 
+	problem bool // errors are told as RFC 9457 has it; the original's are text
+
 	// The parameters of the path, checked.
 	job, tag, step, artifact, task, name string
 	number                               string // of the build, as the client wrote it

@@ -2,8 +2,8 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 
 	"github.com/distci/distci/lib/coord"
@@ -93,7 +93,21 @@ func (c *call) fail(err error) {
 	if code >= 500 {
 		text += " (request " + rec.id + ")"
 	}
-	h.Set("Content-Type", "text/plain; charset=utf-8")
+	typ, body := "text/plain; charset=utf-8", []byte(text+"\n")
+	if c.problem {
+		typ, body = "application/problem+json", problemOf(code, text)
+	}
+	h.Set("Content-Type", typ)
 	c.w.WriteHeader(code)
-	_, _ = io.WriteString(c.w, text+"\n") // a client that has gone needs no answer
+	_, _ = c.w.Write(body) // a client that has gone needs no answer
+}
+
+// problemOf is an error as a "problem details" object of RFC 9457.
+func problemOf(code int, text string) []byte {
+	b, _ := json.Marshal(struct { // plain strings
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail"`
+	}{http.StatusText(code), code, text})
+	return append(b, '\n')
 }

@@ -4,6 +4,8 @@
 //
 // In the coordination service:
 //
+//	/format              the number of this form, see format.go
+//	/members/<uuid>      a worker or a frontend, see package member
 //	/jobs/<job>          the number of the job's last build
 //	/builds/<job>:<n>    the record of a build that is not finished
 //
@@ -58,8 +60,13 @@ const (
 // transaction with the tickets that are posted.
 const maxRecord = 512 << 10
 
-// Open returns the repository over conn and st.
+// Open returns the repository over conn and st. A coordination whose data are
+// not ours, or of a format that this program does not know, is an error of kind
+// Config, and is left as it was.
 func Open(ctx context.Context, conn coord.Conn, st store.Store, o queue.Options) (*Repo, error) {
+	if err := checkFormat(ctx, conn); err != nil {
+		return nil, err
+	}
 	q, err := queue.New(ctx, conn, o)
 	if err != nil {
 		return nil, err

@@ -15,10 +15,11 @@ import (
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/lib/version"
 )
 
 // Version is the version of all programs.
-const Version = "0.1.0"
+const Version = version.Number
 
 // Describe gives fs its help text: the synopsis without the program's name,
 // and a sentence that says what the program does.
