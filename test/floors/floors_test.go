@@ -22,6 +22,7 @@ var floor = map[string]int{
 	"lib/build":               3,
 	"lib/coord":               1,
 	"lib/coord/local":         2,
+	"lib/coord/zk":            2,
 	"lib/coord/coordtest":     2,
 	"lib/member":              2,
 	"lib/store":               1,
