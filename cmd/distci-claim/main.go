@@ -47,6 +47,7 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	capabilities := fs.StringSlice("capability", nil, "offer `CAPABILITY` besides those of the tools found; with a program, only these (may be repeated)")
 	coord := tool.Setting(fs, "coord", "coord", "", "the coordination's `URL`")
 	store := tool.Setting(fs, "store", "store", "", "the store's `URL`")
+	history := tool.Setting(fs, "history", "history", "", "append to `FILE` what is done to tickets, one JSON object a line")
 	path := tool.Setting(fs, "path", "path", "", "`FOLDERS` in which the tools are, separated by colons (default: this program's, then PATH)")
 	state := tool.Setting(fs, "state", "state", tool.StateDir(), "`FOLDER` for workspaces and the cache of layers")
 	mirror := tool.Setting(fs, "mirror", "mirror", "", "`FOLDER` of the mirror cache that distci-checkout uses")
@@ -70,7 +71,7 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	if fs.NArg() > 0 && len(*capabilities) == 0 {
 		*capabilities = []string{ticket.Capability("execute-shell")}
 	}
-	cl, err := cluster.Open(ctx, cluster.Options{Coord: *coord, Store: *store, Session: *session, Log: log})
+	cl, err := cluster.Open(ctx, cluster.Options{Coord: *coord, Store: *store, History: *history, Session: *session, Log: log})
 	if err != nil {
 		return fail(err)
 	}

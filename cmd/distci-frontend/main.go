@@ -41,8 +41,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	portFile := fs.String("port-file", "", "write the port to `FILE` once it is served")
 	coord := tool.Setting(fs, "coord", "coord", "", "the coordination's `URL`")
 	store := tool.Setting(fs, "store", "store", "", "the store's `URL`")
+	history := tool.Setting(fs, "history", "history", "", "append to `FILE` what is done to tickets, one JSON object a line")
 	state := tool.Setting(fs, "state", "state", tool.StateDir(), "`FOLDER` for the cache of workspace layers")
 	upload := fs.Int64("max-upload", api.DefaultMaxUpload, "take artefacts and workspaces of at most so many `BYTES`")
+	session := fs.Duration("session-timeout", 10*time.Second, "how long the coordination may be silent before requests are refused")
 	grace := fs.Duration("grace", 10*time.Second, "how long requests may take to end after a signal")
 	log, status := tool.Parse(fs, args, stdout, stderr)
 	if log == nil {
@@ -54,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	defer l.Close()
-	cl, err := cluster.Open(ctx, cluster.Options{Coord: *coord, Store: *store, Log: log})
+	cl, err := cluster.Open(ctx, cluster.Options{Coord: *coord, Store: *store, Session: *session, History: *history, Log: log})
 	if err != nil {
 		return fail(err)
 	}

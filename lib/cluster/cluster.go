@@ -12,6 +12,7 @@ import (
 
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/coord/local"
+	"github.com/distci/distci/lib/coord/zk"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/repo"
@@ -31,7 +32,7 @@ type Cluster struct {
 
 // Options of Open.
 type Options struct {
-	Coord   string        // URL of the coordination: "local:/path"; default: below tool.StateDir
+	Coord   string        // URL of the coordination: "local:/path", "zk://host:port,host:port/CLUSTER-ID"; default: below tool.StateDir
 	Store   string        // URL of the store: "dir:/path"; default: below tool.StateDir
 	Session time.Duration // the session's time-out; default: 10 s
 	History string        // file to which the queue's events are appended, one JSON object a line; default: none
@@ -71,10 +72,17 @@ func openCoord(ctx context.Context, url string, session time.Duration, log *slog
 		url = "local:" + filepath.Join(tool.StateDir(), "coord.db")
 	}
 	scheme, path, _ := strings.Cut(url, ":")
-	if scheme != "local" || path == "" {
-		return nil, fault.Errorf(fault.Config, "coordination %q: expected local:/path", url)
+	switch {
+	case scheme == "local" && path != "":
+		return local.Open(ctx, path, local.Options{SessionTimeout: session, Logger: log})
+	case scheme == "zk":
+		addr, err := zk.ParseAddress(url)
+		if err != nil {
+			return nil, err
+		}
+		return zk.Open(ctx, addr, zk.Options{SessionTimeout: session, Logger: log})
 	}
-	return local.Open(ctx, path, local.Options{SessionTimeout: session, Logger: log})
+	return nil, fault.Errorf(fault.Config, "coordination %q: expected local:/path or zk://host:port,host:port/CLUSTER-ID", url)
 }
 
 func openStore(url string) (store.Store, error) {
