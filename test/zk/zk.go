@@ -46,7 +46,7 @@ func Require(t testing.TB) {
 // DISTCI_REQUIRE names zk.
 func Missing(t testing.TB, what string) {
 	t.Helper()
-	if slices.Contains(strings.Split(os.Getenv("DISTCI_REQUIRE"), ","), "zk") {
+	if slices.Contains(strings.FieldsFunc(os.Getenv("DISTCI_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), "zk") {
 		t.Fatal(what + "; DISTCI_REQUIRE names zk")
 	}
 	t.Skip(what)

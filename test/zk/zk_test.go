@@ -1,12 +1,16 @@
 package zktest
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -77,6 +81,66 @@ func TestEnsemble(t *testing.T) {
 		}
 	}
 	create("/c")
+}
+
+// TestTLS: who has no certificate that the servers trust does not get in.
+func TestTLS(t *testing.T) {
+	e := Start(t, Options{TLS: true, NoFsync: true})
+	trusted := x509.NewCertPool()
+	ca, err := os.ReadFile(e.Keys() + "/ca.pem")
+	if err != nil || !trusted.AppendCertsFromPEM(ca) {
+		t.Fatal(err)
+	}
+	for _, who := range []string{"client", "intruder", ""} {
+		config := &tls.Config{RootCAs: trusted}
+		if who != "" {
+			pair, err := tls.LoadX509KeyPair(e.Keys()+"/"+who+".pem", e.Keys()+"/"+who+".key")
+			if err != nil {
+				t.Fatal(err)
+			}
+			config.Certificates = []tls.Certificate{pair}
+		}
+		// The handshake of ZooKeeper is the first that a refused client notices.
+		dialed := make(chan error, 1)
+		dial := func(network, addr string, d time.Duration) (net.Conn, error) {
+			c, err := tls.DialWithDialer(&net.Dialer{Timeout: d}, network, addr, config)
+			if err != nil {
+				select {
+				case dialed <- err:
+				default: // a later try
+				}
+				return nil, err
+			}
+			return &firstRead{Conn: c, result: dialed}, nil
+		}
+		c, _, err := zk.Connect(e.Secure(), 4*time.Second, zk.WithLogInfo(false), zk.WithLogger(silent{}), zk.WithDialer(dial))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = <-dialed
+		c.Close()
+		if (err == nil) != (who == "client") {
+			t.Errorf("%q: %v", who, err)
+		}
+	}
+}
+
+// firstRead reports how the first read of a connection ended.
+type firstRead struct {
+	net.Conn
+	result chan<- error
+	once   sync.Once
+}
+
+func (c *firstRead) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.once.Do(func() {
+		select {
+		case c.result <- err:
+		default: // a later try
+		}
+	})
+	return n, err
 }
 
 // TestOrphans kills a process that runs an ensemble: nothing of it remains.
