@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/workspace"
 )
@@ -68,6 +69,19 @@ type route struct {
 	method, pattern string
 	handle          func(*call) error
 }
+
+// alone tells whether the route needs no coordination service.
+func (r route) alone() bool {
+	switch r.pattern {
+	case "", "healthz", "schema/job.json", "jobs/{job}/config/schema":
+		return true
+	}
+	return false
+}
+
+// errUnreachable is said at once: a client that has to wait for it cannot tell
+// us from a frontend that is down.
+var errUnreachable = fault.Errorf(fault.Temporary, "the coordination service does not answer")
 
 var routes = []route{
 	{"GET", "", (*call).root},
@@ -177,6 +191,9 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		err := c.bind(args)
+		if err == nil && !rt.alone() && !s.repo.Reachable() {
+			err = errUnreachable
+		}
 		if err == nil {
 			err = rt.handle(c)
 		}

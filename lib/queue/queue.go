@@ -121,6 +121,8 @@ func (q *Queue) Commit(ctx context.Context, ch Change) (*Claim, error) {
 }
 
 func (q *Queue) commit(ctx context.Context, ch *Change) (*Claim, error) {
+	// Who holds no claim can be told that the outcome is unknown.
+	patience := time.Now().Add(q.conn.Session().Timeout)
 	uncertain := false
 	for {
 		ops, next, err := q.changeOps(ctx, ch)
@@ -139,6 +141,9 @@ func (q *Queue) commit(ctx context.Context, ch *Change) (*Claim, error) {
 			return next, nil
 		case errors.Is(err, coord.ErrUnknown):
 			uncertain = true
+			if ch.End == nil && time.Now().After(patience) {
+				return nil, err
+			}
 			if err := q.pause(ctx); err != nil {
 				return nil, err
 			}

@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"time"
 
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/fault"
@@ -77,6 +78,14 @@ func Open(ctx context.Context, conn coord.Conn, st store.Store, o queue.Options)
 		}
 	}
 	return &Repo{conn: conn, queue: q, store: st}, nil
+}
+
+// Reachable tells whether the coordination service answers. While it does not,
+// nothing can be said of the cluster but that; the connection tells its
+// operator, and comes back by itself.
+func (r *Repo) Reachable() bool {
+	s := r.conn.Session()
+	return s.ID != 0 && time.Now().Before(s.SafeUntil())
 }
 
 // Queue is the cluster's queue of tickets.

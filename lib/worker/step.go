@@ -30,8 +30,7 @@ type slot struct {
 	*Worker
 	dir string
 
-	sweep      time.Time // when to look for dead workers next
-	complained bool      // that there is no looking for work
+	sweep time.Time // when to look for dead workers next
 
 	// The workspace that is there: of which build, made of which layers, and
 	// its index. No layers and no index: unknown.

@@ -51,10 +51,11 @@ type Worker struct {
 	path string // of home
 	lock *os.File
 
-	mu    sync.Mutex
-	later map[string]time.Time // tickets that this worker leaves alone until then
-	offer []string             // what the tools that were there at that time can do
-	asOf  time.Time
+	mu         sync.Mutex
+	later      map[string]time.Time // tickets that this worker leaves alone until then
+	complained bool                 // that there is no looking for work
+	offer      []string             // what the tools that were there at that time can do
+	asOf       time.Time
 }
 
 // offerMaxAge is how long it may take until a new tool is offered.
@@ -236,15 +237,21 @@ func (s *slot) wait(idle context.Context, most time.Duration) {
 	}
 }
 
-// complain tells an error once, and that it is over.
-func (s *slot) complain(err error) {
-	switch {
-	case err != nil && !s.complained:
-		s.Log.Error("looking for work: " + err.Error())
-	case err == nil && s.complained:
-		s.Log.Info("looking for work again")
+// complain tells an error once for all slots, and that it is over. That the
+// coordination service is lost is for its connection to tell.
+func (w *Worker) complain(err error) {
+	if err != nil && !w.Repo.Reachable() {
+		return
 	}
-	s.complained = err != nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case err != nil && !w.complained:
+		w.Log.Error("looking for work: " + err.Error())
+	case err == nil && w.complained:
+		w.Log.Info("looking for work again")
+	}
+	w.complained = err != nil
 }
 
 func sleep(ctx context.Context, d time.Duration) {
