@@ -72,11 +72,14 @@ func (k *keeper) keep(ctx context.Context) {
 // complain tells once that this process is not shown. That there is no service
 // at the moment is the connection's to tell.
 func (k *keeper) complain(ctx context.Context, err error) {
-	passing := ctx.Err() != nil || errors.Is(err, coord.ErrUnknown) || errors.Is(err, coord.ErrExpired) || errors.Is(err, coord.ErrClosed)
-	if err != nil && !passing && !k.failed {
+	switch {
+	case err == nil:
+		k.failed = false
+	case k.failed, ctx.Err() != nil, errors.Is(err, coord.ErrUnknown), errors.Is(err, coord.ErrExpired), errors.Is(err, coord.ErrClosed):
+	default:
+		k.failed = true
 		k.log.Warn("this process is not shown among the members: " + err.Error())
 	}
-	k.failed = err != nil
 }
 
 // tend does what is due.
