@@ -24,6 +24,7 @@ var floor = map[string]int{
 	"lib/coord/local":         2,
 	"lib/coord/zk":            2,
 	"lib/coord/coordtest":     2,
+	"lib/coord/sim":           2,
 	"lib/member":              2,
 	"lib/store":               1,
 	"lib/store/dir":           2,

@@ -28,6 +28,8 @@ type Harness struct {
 	Fresh func(t *testing.T) (spec string)
 	// Timeout is the shortest session that is worth testing with; default 1 s.
 	Timeout time.Duration
+	// Alone leaves out what needs other processes: for a service in memory.
+	Alone bool
 }
 
 // long is a session that does not end during a test.
@@ -39,35 +41,39 @@ func Run(t *testing.T, h Harness) {
 		h.Timeout = time.Second
 	}
 	for _, c := range []struct {
-		name string
-		test func(*testing.T, *service)
+		name   string
+		test   func(*testing.T, *service)
+		others bool // needs other processes
 	}{
-		{"Nodes", testNodes},
-		{"Paths", testPaths},
-		{"Size", testSize},
-		{"Txn", testTxn},
-		{"Order", testOrder},
-		{"Stat", testStat},
-		{"EnsurePath", testEnsurePath},
-		{"Goroutines", testGoroutines},
-		{"Canceled", testCanceled},
-		{"Closed", testClosed},
-		{"EphemeralClose", testEphemeralClose},
-		{"EphemeralParent", testEphemeralParent},
-		{"EphemeralKilled", testEphemeralKilled},
-		{"SessionKept", testSessionKept},
-		{"Fencing", testFencing},
-		{"Paused", testPaused},
-		{"WatchNode", testWatchNode},
-		{"WatchChildren", testWatchChildren},
-		{"WatchAbsent", testWatchAbsent},
-		{"WatchStop", testWatchStop},
-		{"WatchExpiry", testWatchExpiry},
-		{"WatchProcess", testWatchProcess},
-		{"WatchNoneMissed", testWatchNoneMissed},
-		{"Counter", testCounter},
-		{"KillMinusNine", testKillMinusNine},
+		{"Nodes", testNodes, false},
+		{"Paths", testPaths, false},
+		{"Size", testSize, false},
+		{"Txn", testTxn, false},
+		{"Order", testOrder, false},
+		{"Stat", testStat, false},
+		{"EnsurePath", testEnsurePath, false},
+		{"Goroutines", testGoroutines, false},
+		{"Canceled", testCanceled, false},
+		{"Closed", testClosed, false},
+		{"EphemeralClose", testEphemeralClose, false},
+		{"EphemeralParent", testEphemeralParent, false},
+		{"EphemeralKilled", testEphemeralKilled, true},
+		{"SessionKept", testSessionKept, false},
+		{"Fencing", testFencing, false},
+		{"Paused", testPaused, true},
+		{"WatchNode", testWatchNode, false},
+		{"WatchChildren", testWatchChildren, false},
+		{"WatchAbsent", testWatchAbsent, false},
+		{"WatchStop", testWatchStop, false},
+		{"WatchExpiry", testWatchExpiry, true},
+		{"WatchProcess", testWatchProcess, true},
+		{"WatchNoneMissed", testWatchNoneMissed, false},
+		{"Counter", testCounter, true},
+		{"KillMinusNine", testKillMinusNine, true},
 	} {
+		if c.others && h.Alone {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			c.test(t, &service{t: t, Harness: h, spec: h.Fresh(t)})
 		})
