@@ -2,6 +2,7 @@ package zktest
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -162,6 +163,58 @@ func (h *Host) Dial(addr string) (c net.Conn, err error) {
 		return err
 	})
 	return c, err
+}
+
+// Forward listens on the machine's own loopback and passes connections on to
+// an address, from the host. It ends with the test.
+func (h *Host) Forward(addr string) string {
+	h.n.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		h.n.t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { h.forward(c, addr, done) })
+		}
+	})
+	h.n.t.Cleanup(func() {
+		l.Close()
+		close(done)
+		wg.Wait()
+	})
+	return l.Addr().String()
+}
+
+// forward passes one connection on, until one end closes it or done is closed.
+func (h *Host) forward(near net.Conn, addr string, done <-chan struct{}) {
+	defer near.Close()
+	far, err := h.Dial(addr)
+	if err != nil {
+		return
+	}
+	defer far.Close()
+	ended := make(chan struct{}, 2)
+	var wg sync.WaitGroup
+	for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+		wg.Go(func() {
+			io.Copy(way[0], way[1])
+			ended <- struct{}{}
+		})
+	}
+	select {
+	case <-ended:
+	case <-done:
+	}
+	near.Close()
+	far.Close()
+	wg.Wait()
 }
 
 // Drop loses the packets from one set of hosts to another; not the answers.

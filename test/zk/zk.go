@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/distci/distci/test/lab"
 )
 
 // script is what configures and becomes a server: the same that people use.
@@ -72,7 +74,7 @@ type Ensemble struct {
 	dir     string
 	o       Options
 	env     []string
-	spawn   *spawner
+	spawn   *lab.Spawner
 	nodes   []*node
 	clients []string // the addresses for clients
 	secure  []string
@@ -101,7 +103,7 @@ func Start(t testing.TB, o Options) *Ensemble {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &Ensemble{t: t, dir: dir, o: o, spawn: newSpawner(), nodes: make([]*node, o.Nodes)}
+	e := &Ensemble{t: t, dir: dir, o: o, spawn: lab.NewSpawner(t), nodes: make([]*node, o.Nodes)}
 	e.env = append(os.Environ(),
 		"ZK_TICK="+strconv.FormatInt(o.TickTime.Milliseconds(), 10), "ZK_HEAP="+o.Heap,
 		"ZK_JVM="+o.JVM, "ZK_CONFIG="+o.Config, "ZK_FSYNC="+yes(!o.NoFsync), "ZK_TLS="+yes(o.TLS), "ZK_HOSTS="+strings.Join(o.Hosts, ","))
@@ -172,7 +174,7 @@ func (e *Ensemble) launch(i int) {
 	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = e.env
-	if err := e.spawn.start(cmd); err != nil {
+	if err := e.spawn.Start(cmd); err != nil {
 		e.t.Fatal(err)
 	}
 	n := &node{cmd: cmd, done: make(chan struct{})}
@@ -287,7 +289,7 @@ func (e *Ensemble) signal(node int, s syscall.Signal) {
 // Stop ends all nodes and removes what they wrote; a test's end does it too.
 func (e *Ensemble) Stop() {
 	e.killAll()
-	e.spawn.stop()
+	e.spawn.Stop()
 	os.RemoveAll(e.dir)
 }
 

@@ -1,22 +1,25 @@
-package zktest
+package lab
 
 import (
 	"os/exec"
 	"runtime"
 	"syscall"
+	"testing"
 )
 
-// spawner starts processes that the kernel kills when this one ends, however
+// Spawner starts processes that the kernel kills when this one ends, however
 // it ends: a test binary that was killed leaves none behind.
 //
 // The kernel's promise is bound to the thread that started the process, so
-// one thread, which nobody else uses, starts them all and lives until stop.
-type spawner struct {
+// one thread, which nobody else uses, starts them all and lives until Stop.
+type Spawner struct {
 	work chan func()
 }
 
-func newSpawner() *spawner {
-	s := &spawner{work: make(chan func())}
+// NewSpawner makes a Spawner, which is stopped at the test's end, after what
+// the test asks of Cleanup from now on.
+func NewSpawner(t testing.TB) *Spawner {
+	s := &Spawner{work: make(chan func())}
 	go func() {
 		// Never unlocked: the thread ends with this goroutine.
 		runtime.LockOSThread()
@@ -24,10 +27,12 @@ func newSpawner() *spawner {
 			f()
 		}
 	}()
+	t.Cleanup(s.Stop)
 	return s
 }
 
-func (s *spawner) start(cmd *exec.Cmd) error {
+// Start starts a process.
+func (s *Spawner) Start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -37,8 +42,8 @@ func (s *spawner) start(cmd *exec.Cmd) error {
 	return <-done
 }
 
-// stop ends the thread, and with it what it has started. It may be repeated.
-func (s *spawner) stop() {
+// Stop ends the thread, and with it what it has started. It may be repeated.
+func (s *Spawner) Stop() {
 	if s.work != nil {
 		close(s.work)
 		s.work = nil
