@@ -14,6 +14,8 @@ import (
 
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/coord/local"
+	"github.com/distci/distci/lib/coord/zk"
+	zktest "github.com/distci/distci/test/zk"
 )
 
 // switching is a connection whose session a test can end: it goes on with
@@ -59,8 +61,25 @@ func open(t *testing.T, file string) coord.Conn {
 // under the present session with what the member is now; and nothing is written
 // without a reason.
 func TestKeep(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "coord.db")
-	watcher, conn := open(t, file), &switching{Conn: open(t, file)}
+	t.Run("local", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "coord.db")
+		keep(t, func() coord.Conn { return open(t, file) })
+	})
+	t.Run("zk", func(t *testing.T) {
+		addr := zk.Address{Servers: zktest.Start(t, zktest.Options{}).Servers(), Path: "/members"}
+		keep(t, func() coord.Conn {
+			c, err := zk.Open(t.Context(), addr, zk.Options{SessionTimeout: 10 * time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Close() })
+			return c
+		})
+	})
+}
+
+func keep(t *testing.T, open func() coord.Conn) {
+	watcher, conn := open(), &switching{Conn: open()}
 	info := Info{Kind: Worker, Name: "w", Slots: 1}
 	k := &keeper{conn: conn, describe: func() Info { return info }, log: slog.New(slog.DiscardHandler), path: root + "/x", again: time.Hour}
 	// tend asserts how many transactions it takes and what is there afterwards.
@@ -92,14 +111,14 @@ func TestKeep(t *testing.T) {
 	tend("it is asked, and is the same", 0, 2)
 
 	old := conn.Conn
-	conn.Conn = open(t, file)
+	conn.Conn = open()
 	old.Close()
 	if ms, err := List(t.Context(), watcher); err != nil || len(ms) != 0 {
 		t.Errorf("after the session: %+v, %v", ms, err)
 	}
 	k.again = time.Hour
 	tend("another session", 1, 2)
-	conn.Conn = open(t, file) // the node of the session before is still there
+	conn.Conn = open() // the node of the session before is still there
 	tend("another session, before the end of the last", 2, 2)
 
 	k.again = 0

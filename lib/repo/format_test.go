@@ -8,12 +8,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/coord/local"
+	"github.com/distci/distci/lib/coord/zk"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/version"
+	zktest "github.com/distci/distci/test/zk"
 )
 
 func connect(t *testing.T, file string) coord.Conn {
@@ -66,6 +69,24 @@ const known = "distci " + version.Number + " knows"
 // TestFormat: which trees are opened and which are not. What is refused stays
 // as it was, to the number of every node's last transaction.
 func TestFormat(t *testing.T) {
+	t.Run("local", func(t *testing.T) {
+		formats(t, func(t *testing.T) coord.Conn { return connect(t, filepath.Join(t.TempDir(), "coord.db")) })
+	})
+	t.Run("zk", func(t *testing.T) {
+		servers, n := zktest.Start(t, zktest.Options{}).Servers(), 0
+		formats(t, func(t *testing.T) coord.Conn {
+			n++
+			c, err := zk.Open(t.Context(), zk.Address{Servers: servers, Path: fmt.Sprint("/cluster-", n)}, zk.Options{SessionTimeout: 10 * time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Close() })
+			return c
+		})
+	})
+}
+
+func formats(t *testing.T, fresh func(t *testing.T) coord.Conn) {
 	ours := []string{"/q", "/q/x", "/run", "/c", "/lease", "/jobs", "/jobs/j=3", "/builds"}
 	with := func(more ...string) []string { return append(more, ours...) }
 	for _, c := range []struct {
@@ -95,7 +116,7 @@ func TestFormat(t *testing.T) {
 		{"large", []string{"/a", "/b", "/d", "/e", "/f", "/g", "/h", "/i", "/j", "/k", "/l"}, []string{"/a, /b,", "/k, …"}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			conn := connect(t, filepath.Join(t.TempDir(), "coord.db"))
+			conn := fresh(t)
 			plant(t, conn, c.nodes...)
 			before := all(t, conn)
 			_, err := Open(t.Context(), conn, nil, queue.Options{})
