@@ -35,6 +35,7 @@ func New(jobID string, n ticket.Number, cause *Cause, now time.Time) (*Build, *t
 
 func (b *Build) control(action string, now time.Time) *ticket.Ticket {
 	t := ticket.New(controlType, ticket.Capability(controlType))
+	t.Priority = ticket.MaxPriority // it is quick, and the steps wait for it
 	t.ID, t.JobID, t.BuildNumber = b.newID(now, action), b.JobID, b.Number
 	t.Params = fmt.Appendf(nil, `{"action":%q}`, action)
 	b.State.Control = t.ID
@@ -48,7 +49,7 @@ func (b *Build) Start(j *job.Job, now time.Time) []*ticket.Ticket {
 	s.Status, s.Control, s.Tasks = Running, "", map[string]*ticket.Ticket{}
 	for _, step := range j.Steps {
 		s.Tasks[step.Key] = &ticket.Ticket{
-			Type: step.Type, Capabilities: step.Capabilities(), Status: ticket.Pending,
+			Type: step.Type, Capabilities: step.Capabilities(), Priority: j.Priority, Status: ticket.Pending,
 			JobID: b.JobID, BuildNumber: b.Number, Step: step.Key, Name: step.Name, Needs: step.Needs, When: step.When,
 			Params: step.Params, Env: step.Env, Timeout: step.Timeout, Retry: step.Retry,
 		}

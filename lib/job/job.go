@@ -29,6 +29,7 @@ type Job struct {
 	Steps       []Step            // in order
 	Env         map[string]string // for all steps; in Step.Env already
 	Parameters  map[string]string // what a trigger may set, with the defaults
+	Priority    int               // of its tickets
 	Triggers    json.RawMessage   // an object; nil if there is none
 	Downstream  []string          // jobs that a success triggers
 	Raw         json.RawMessage   // as it was read
@@ -68,6 +69,7 @@ type document struct {
 	Env         map[string]string `json:"env"`
 	Parameters  map[string]string `json:"parameters"`
 	Tasks       tasks             `json:"tasks"`
+	Priority    int               `json:"priority"`
 	Triggers    json.RawMessage   `json:"triggers"`
 	Downstream  []string          `json:"downstream_jobs"`
 }
@@ -120,7 +122,7 @@ func Parse(b []byte) (*Job, error) {
 	}
 	j := &Job{
 		ID: d.ID, Description: d.Description, Env: d.Env, Parameters: d.Parameters,
-		Triggers: d.Triggers, Downstream: d.Downstream, Raw: slices.Clone(b),
+		Priority: d.Priority, Triggers: d.Triggers, Downstream: d.Downstream, Raw: slices.Clone(b),
 	}
 	for _, t := range d.Tasks {
 		j.Steps = append(j.Steps, j.step(len(j.Steps), t))

@@ -3,8 +3,9 @@ package queue
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
-	"sort"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -63,8 +64,8 @@ func (c *Claim) Held() bool {
 	return s.ID == c.session && time.Now().Before(s.SafeUntil())
 }
 
-// Claim takes the oldest ticket, or nearly so, that a worker with these
-// capabilities may take. It returns nil if there is none. Tickets for which
+// Claim takes a ticket of the highest priority that a worker with these
+// capabilities may take, of those the oldest, or nearly so. It returns nil if there is none. Tickets for which
 // skip (which may be nil) is true are left to others.
 func (q *Queue) Claim(ctx context.Context, offer []string, worker string, skip func(id string) bool) (*Claim, error) {
 	// The head first; after each race that was lost, a wider choice, so that
@@ -89,50 +90,69 @@ func (q *Queue) Claim(ctx context.Context, offer []string, worker string, skip f
 	return nil, nil
 }
 
-// oldest lists the tickets of the first slice that has any, of every set that
-// is served, the oldest first.
+// oldest lists tickets that a worker with these capabilities may take: those of
+// the highest priority that there is, of each set the first slice that has any,
+// the oldest first.
 func (q *Queue) oldest(ctx context.Context, offer []string, skip func(id string) bool) ([]place, error) {
 	names, err := q.conn.Children(ctx, queueRoot)
 	if err != nil {
 		return nil, err
 	}
-	var places []place
+	served := map[int][]string{} // by priority
 	for _, name := range names {
-		if !parseSet(name).servedBy(offer) {
-			continue
+		if s := parseSet(name); s.servedBy(offer) {
+			served[s.priority] = append(served[s.priority], name)
 		}
-		root := queueRoot + "/" + name + "/r"
-		sl, err := q.conn.Children(ctx, root)
+	}
+	var places []place
+	for _, priority := range slices.Backward(slices.Sorted(maps.Keys(served))) {
+		for _, name := range served[priority] {
+			head, err := q.head(ctx, name, skip)
+			if err != nil {
+				return nil, err
+			}
+			places = append(places, head...)
+		}
+		if len(places) > 0 {
+			break
+		}
+	}
+	slices.SortFunc(places, func(a, b place) int { return strings.Compare(a.id, b.id) })
+	return places, nil
+}
+
+// head lists the tickets of a set's first slice that has any, and removes the
+// empty ones before it.
+func (q *Queue) head(ctx context.Context, name string, skip func(id string) bool) ([]place, error) {
+	root := queueRoot + "/" + name + "/r"
+	sl, err := q.conn.Children(ctx, root)
+	if errors.Is(err, coord.ErrNoNode) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var places []place
+	for i, slice := range sl {
+		ids, err := q.conn.Children(ctx, root+"/"+slice)
 		if errors.Is(err, coord.ErrNoNode) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		for i, slice := range sl {
-			ids, err := q.conn.Children(ctx, root+"/"+slice)
-			if errors.Is(err, coord.ErrNoNode) {
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			found := false
-			for _, id := range ids {
-				if skip == nil || !skip(id) {
-					places = append(places, place{name, slice, id})
-					found = true
-				}
-			}
-			if found {
-				break
-			}
-			if len(ids) == 0 && i < len(sl)-1 { // refused if somebody has filled it meanwhile
-				_, _ = q.conn.Txn(ctx, coord.Delete(root+"/"+slice, coord.AnyVersion))
+		for _, id := range ids {
+			if skip == nil || !skip(id) {
+				places = append(places, place{name, slice, id})
 			}
 		}
+		if len(places) > 0 {
+			break
+		}
+		if len(ids) == 0 && i < len(sl)-1 { // refused if somebody has filled it meanwhile
+			_, _ = q.conn.Txn(ctx, coord.Delete(root+"/"+slice, coord.AnyVersion))
+		}
 	}
-	sort.Slice(places, func(i, j int) bool { return places[i].id < places[j].id })
 	return places, nil
 }
 

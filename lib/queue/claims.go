@@ -127,7 +127,8 @@ func (q *Queue) Loads(ctx context.Context) ([]Load, error) {
 		if name == parkedSet {
 			continue
 		}
-		l := Load{Capabilities: append([]string{}, parseSet(name).caps...), Running: running[name]}
+		s := parseSet(name)
+		l := Load{Capabilities: append([]string{}, s.caps...), Priority: s.priority, Running: running[name]}
 		var oldest time.Time
 		if l.Ready, oldest, err = q.ready(ctx, queueRoot+"/"+name+"/r"); err != nil {
 			return nil, err

@@ -3,6 +3,7 @@ package queue
 import (
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/distci/distci/lib/coord"
@@ -12,11 +13,13 @@ import (
 
 // The layout of the queue in the tree:
 //
-//	/q/<set>                  a set of capabilities; data: their JSON list
+//	/q/<set>                  tickets of one set of capabilities and one priority
 //	/q/<set>/t/<slice>/<id>   a ticket; its version is the fencing token
 //	/q/<set>/r/<slice>/<id>   it is ready to be claimed
 //	/run/<id>                 it is claimed; data: "<set>/<slice>"
 //	/c/<id>                   the claim, ephemeral; data: claimRecord
+//	/line/<offer>/<place>     an idle worker's place, ephemeral; see Waiter
+//	/sweep                    set by whoever looks for dead workers' tickets
 //	/lease/<id>               instead of /c, the claim of a worker that speaks
 //	                          REST and has no session: not ephemeral
 //
@@ -28,16 +31,21 @@ const (
 	runRoot   = "/run"
 	claimRoot = "/c"
 	leaseRoot = "/lease"
+	lineRoot  = "/line"
+	sweepNode = "/sweep"
 
 	sliceSize = 512
 	anySet    = "@any"    // tickets that any worker may take
 	parkedSet = "@parked" // tickets that nobody may take
 )
 
-// set is one set of capabilities that tickets ask for.
+// set is one set of capabilities that tickets ask for, with one priority. Its
+// name is the capabilities joined by "+" and, unless it is 0, "~" and the
+// priority.
 type set struct {
-	name string
-	caps []string
+	name     string
+	caps     []string
+	priority int
 }
 
 // setOf finds the set that a ticket belongs to. The error is of kind
@@ -59,7 +67,10 @@ func setOf(t *ticket.Ticket) (set, error) {
 	case len(name) > 1000:
 		return set{}, fault.Errorf(fault.BadTicket, "queue: ticket %s: its %d capabilities are too long together", t.ID, len(caps))
 	}
-	return set{name, caps}, nil
+	if t.Priority != 0 {
+		name += "~" + strconv.Itoa(t.Priority)
+	}
+	return set{name, caps, t.Priority}, nil
 }
 
 func validCapability(c string) bool {
@@ -70,10 +81,13 @@ func validCapability(c string) bool {
 
 // parseSet is the way back from a node's name.
 func parseSet(name string) set {
-	if strings.HasPrefix(name, "@") {
-		return set{name: name}
+	caps, number, _ := strings.Cut(name, "~")
+	s := set{name: name}
+	s.priority, _ = strconv.Atoi(number)
+	if !strings.HasPrefix(caps, "@") {
+		s.caps = strings.Split(caps, "+")
 	}
-	return set{name, strings.Split(name, "+")}
+	return s
 }
 
 // servedBy tells whether a worker that offers these capabilities may take the

@@ -1,4 +1,4 @@
-// Package queue holds the tickets: post, claim, commit, release, requeue, wait.
+// Package queue holds the tickets: post, wait, claim, commit, release, requeue.
 //
 // All of it is done by transactions on the coordination service, by whoever
 // does the work; there is no server of tickets. A claim is a node that goes
@@ -34,6 +34,7 @@ type Queue struct {
 
 	mu     sync.Mutex
 	slices map[string]*slice // by set: where the next ticket goes
+	swept  turn
 }
 
 type slice struct {
@@ -60,7 +61,7 @@ func New(ctx context.Context, conn coord.Conn, o Options) (*Queue, error) {
 	if o.Intn == nil {
 		o.Intn = rand.IntN
 	}
-	for _, p := range []string{queueRoot, runRoot, claimRoot, leaseRoot} {
+	for _, p := range []string{queueRoot, runRoot, claimRoot, leaseRoot, lineRoot, sweepNode} {
 		if err := coord.EnsurePath(ctx, conn, p); err != nil {
 			return nil, err
 		}

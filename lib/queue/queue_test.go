@@ -333,11 +333,15 @@ func TestLease(t *testing.T) {
 // TestWait: a waiting worker is woken by a ticket for it.
 func TestWait(t *testing.T) {
 	f := file(t)
-	q, _ := open(t, f, 10*time.Second)
+	q, conn := open(t, f, 10*time.Second)
 	poster, _ := open(t, f, 10*time.Second)
-	for _, fresh := range []bool{true, false} { // without, then with the folders of the set
+	for range 2 { // without, then with the folders of the set
+		w := q.Waiter()
 		done := make(chan error)
-		go func() { done <- q.Wait(t.Context(), offer, nil, time.Hour) }()
+		go func() {
+			_, err := w.Wait(t.Context(), offer, nil, time.Hour)
+			done <- err
+		}()
 		if err := poster.Post(t.Context(), shell()); err != nil {
 			t.Fatal(err)
 		}
@@ -351,10 +355,18 @@ func TestWait(t *testing.T) {
 				}
 				break
 			}
-			if err := q.Wait(t.Context(), offer, nil, time.Hour); err != nil {
-				t.Fatal(err, fresh)
+			if news, err := w.Wait(t.Context(), offer, nil, time.Hour); err != nil || !news {
+				t.Fatal(news, err)
 			}
 		}
+		w.Leave(t.Context())
+		w.Leave(t.Context())
+	}
+	if names, err := conn.Children(t.Context(), lineOf(offer)); err != nil || len(names) > 0 {
+		t.Errorf("in the line: %q, %v", names, err)
+	}
+	if news, err := q.Waiter().Wait(t.Context(), offer, nil, time.Millisecond); err != nil || news {
+		t.Errorf("nothing in a millisecond: %v, %v", news, err)
 	}
 }
 

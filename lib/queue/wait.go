@@ -3,18 +3,151 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
+	"hash/fnv"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/distci/distci/lib/coord"
-	"github.com/distci/distci/lib/fault"
-	"github.com/distci/distci/lib/ticket"
 )
 
-// Wait returns when there may be a ticket for a worker with these
-// capabilities, or after max.
-func (q *Queue) Wait(ctx context.Context, offer []string, skip func(id string) bool, max time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, max)
+// front is how many of the waiting workers that offer the same look at the
+// queue. Several, because one may be slow or dead.
+const front = 4
+
+// Waiter is a worker that waits for tickets.
+//
+// Waiting workers that offer the same capabilities stand in a line, one
+// ephemeral node each. The first few watch the queue; each of the others
+// watches the one who is that many places ahead, and looks again where it
+// stands when that one has left. So one ticket wakes a few workers, however
+// many wait, and each that takes one and leaves wakes one more. That nobody is
+// forgotten: who is not in front watches somebody ahead who is there, and who is
+// first of all watches the queue.
+//
+// A Waiter is for one goroutine.
+type Waiter struct {
+	q       *Queue
+	line    string // the folder of the line; "": in none
+	place   string // the name of the node in it
+	session int64  // that the node goes with
+	sure    bool   // the node is known to have been made
+}
+
+// Waiter makes a worker that does not wait yet.
+func (q *Queue) Waiter() *Waiter { return &Waiter{q: q} }
+
+// lineOf is the line of the workers with these capabilities.
+func lineOf(offer []string) string {
+	h := fnv.New64a()
+	h.Write([]byte(strings.Join(slices.Compact(slices.Sorted(slices.Values(offer))), "+")))
+	return fmt.Sprintf("%s/%016x", lineRoot, h.Sum64())
+}
+
+// Wait returns true when there may be a ticket for a worker with these
+// capabilities, and false after most, or when ctx is done. The place in the
+// line is kept for the next time. Tickets for which skip (which may be nil) is
+// true do not count.
+func (w *Waiter) Wait(ctx context.Context, offer []string, skip func(id string) bool, most time.Duration) (bool, error) {
+	within, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	news, err := w.wait(within, offer, skip)
+	if within.Err() != nil {
+		return false, nil
+	}
+	return news, err
+}
+
+func (w *Waiter) wait(ctx context.Context, offer []string, skip func(id string) bool) (bool, error) {
+	for {
+		if err := w.join(ctx, lineOf(offer)); err != nil {
+			return false, err
+		}
+		ahead, found, err := w.ahead(ctx)
+		if err != nil {
+			return false, err
+		}
+		if !found { // the session is another one, or we have looked at the past
+			w.line = ""
+			return true, nil
+		}
+		if ahead == "" {
+			return true, w.q.watch(ctx, offer, skip)
+		}
+		gone, err := w.q.conn.WatchNode(ctx, ahead)
+		if err != nil {
+			return false, err
+		}
+		_, _, err = w.q.conn.Get(ctx, ahead)
+		if err == nil {
+			select {
+			case <-gone.C():
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
+		}
+		gone.Stop()
+		if err != nil && !errors.Is(err, coord.ErrNoNode) {
+			return false, err
+		}
+	}
+}
+
+// join takes a place at the end of the line, unless it has one.
+func (w *Waiter) join(ctx context.Context, line string) error {
+	session := w.q.conn.Session().ID
+	if w.line != line || w.session != session {
+		w.Leave(ctx)
+		// By the clock, more or less: who comes first is a matter of fairness only.
+		w.line, w.session, w.sure = line, session, false
+		w.place = fmt.Sprintf("%015x-%08x", time.Now().UnixMicro(), w.q.intn(1<<31-1))
+	}
+	for !w.sure {
+		_, err := w.q.conn.Txn(ctx, coord.CreateEphemeral(line+"/"+w.place, nil))
+		switch {
+		case err == nil, errors.Is(err, coord.ErrNodeExists): // by a try whose answer was lost
+			w.sure = true
+		case errors.Is(err, coord.ErrNoNode):
+			if err := coord.EnsurePath(ctx, w.q.conn, line); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// ahead is the node of the one to watch; "" for a worker in front. It is not
+// found if the worker has no place.
+func (w *Waiter) ahead(ctx context.Context) (path string, found bool, err error) {
+	names, err := w.q.conn.Children(ctx, w.line)
+	if err != nil {
+		return "", false, err
+	}
+	i, found := slices.BinarySearch(names, w.place)
+	if !found || i < front {
+		return "", found, nil
+	}
+	return w.line + "/" + names[i-front], true, nil
+}
+
+// Leave gives up the place in the line. A worker that has got a ticket, or
+// waits no longer, must leave: others stand behind it.
+func (w *Waiter) Leave(ctx context.Context) {
+	for w.line != "" && w.session == w.q.conn.Session().ID { // else it has gone by itself
+		_, err := w.q.conn.Txn(ctx, coord.Delete(w.line+"/"+w.place, coord.AnyVersion))
+		if !errors.Is(err, coord.ErrUnknown) || w.q.pause(ctx) != nil {
+			break
+		}
+	}
+	w.line = ""
+}
+
+// watch returns when there may be a ticket in the queue.
+func (q *Queue) watch(ctx context.Context, offer []string, skip func(id string) bool) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	news := make(chan struct{}, 1)
 	watch := func(path string) error {
@@ -38,8 +171,7 @@ func (q *Queue) Wait(ctx context.Context, offer []string, skip func(id string) b
 		}()
 		return nil
 	}
-	err := q.watchReady(ctx, offer, watch)
-	if err != nil {
+	if err := q.watchReady(ctx, offer, watch); err != nil {
 		return err
 	}
 	if places, err := q.oldest(ctx, offer, skip); err != nil || len(places) > 0 {
@@ -82,154 +214,4 @@ func (q *Queue) watchReady(ctx context.Context, offer []string, watch func(path 
 		}
 	}
 	return nil
-}
-
-// Requeue makes the tickets ready again whose holders are gone: claimed, but
-// without a claim, or with a lease that has run out. Any number of processes
-// may do so at any time. It returns the tickets' ids.
-func (q *Queue) Requeue(ctx context.Context) ([]string, error) {
-	running, err := q.conn.Children(ctx, runRoot)
-	if err != nil || len(running) == 0 {
-		return nil, err
-	}
-	claims, err := q.conn.Children(ctx, claimRoot)
-	if err != nil {
-		return nil, err
-	}
-	leases, err := q.conn.Children(ctx, leaseRoot)
-	if err != nil {
-		return nil, err
-	}
-	var done []string
-	for _, id := range running {
-		if _, held := slices.BinarySearch(claims, id); held {
-			continue
-		}
-		_, leased := slices.BinarySearch(leases, id)
-		ok, err := q.requeue(ctx, id, leased)
-		if err != nil {
-			return done, err
-		}
-		if ok {
-			done = append(done, id)
-		}
-	}
-	return done, q.tidy(ctx)
-}
-
-// requeue puts one ticket back if its holder is gone. It reads first and
-// proves with the transaction that nothing has changed since.
-func (q *Queue) requeue(ctx context.Context, id string, leased bool) (bool, error) {
-	entry, _, err := q.conn.Get(ctx, runRoot+"/"+id)
-	if errors.Is(err, coord.ErrNoNode) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	p, ok := placeInRun(id, entry)
-	if !ok {
-		return false, fault.Errorf(fault.Internal, "queue: %s%s: %q is not a place", runRoot, id, entry)
-	}
-	data, st, err := q.conn.Get(ctx, p.ticket())
-	if errors.Is(err, coord.ErrNoNode) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	t, err := ticket.Parse(data)
-	if err != nil {
-		return false, fault.Errorf(fault.Internal, "queue: ticket %s: %w", id, err)
-	}
-	// Creating the claim for an instant proves that nobody holds it.
-	claim := []coord.Op{coord.CreateEphemeral(p.claim(), nil), coord.Delete(p.claim(), 0)}
-	cause := "the worker went away"
-	if leased {
-		data, st, err := q.conn.Get(ctx, p.lease())
-		if errors.Is(err, coord.ErrNoNode) {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		if time.Now().UnixMilli() < readClaim(data).Until {
-			return false, nil
-		}
-		claim = append(claim, coord.Delete(p.lease(), st.Version))
-		cause = "the worker's lease ran out"
-	}
-	begin := time.Now()
-	err = q.putBack(ctx, p, back(t, Previous{Worker: t.Assignee, Fault: fault.Lost, Error: cause}), st.Version, claim...)
-	q.told(EventRequeue, begin, t, nil, err)
-	if errors.Is(err, ErrLost) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// tidy removes the slices that are used up. A slice that still has tickets
-// refuses to go.
-func (q *Queue) tidy(ctx context.Context) error {
-	sets, err := q.conn.Children(ctx, queueRoot)
-	if err != nil {
-		return err
-	}
-	for _, name := range sets {
-		root := queueRoot + "/" + name
-		ready, err := q.conn.Children(ctx, root+"/r")
-		if err != nil && !errors.Is(err, coord.ErrNoNode) {
-			return err
-		}
-		all, err := q.conn.Children(ctx, root+"/t")
-		if err != nil && !errors.Is(err, coord.ErrNoNode) {
-			return err
-		}
-		for i, slice := range all {
-			if _, used := slices.BinarySearch(ready, slice); used || i == len(all)-1 {
-				continue
-			}
-			_, err := q.conn.Txn(ctx, coord.Delete(root+"/t/"+slice, coord.AnyVersion))
-			var te *coord.TxnError
-			if err != nil && !errors.As(err, &te) {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// Depth is how many tickets of a set of capabilities are ready.
-type Depth struct {
-	Capabilities []string `json:"capabilities"`
-	Ready        int      `json:"ready"`
-}
-
-// Depths counts the ready tickets of every set that has any.
-func (q *Queue) Depths(ctx context.Context) ([]Depth, error) {
-	sets, err := q.conn.Children(ctx, queueRoot)
-	if err != nil {
-		return nil, err
-	}
-	var ds []Depth
-	for _, name := range sets {
-		n := 0
-		names, err := q.conn.Children(ctx, queueRoot+"/"+name+"/r")
-		if errors.Is(err, coord.ErrNoNode) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, slice := range names {
-			_, st, err := q.conn.Get(ctx, queueRoot+"/"+name+"/r/"+slice)
-			if err == nil {
-				n += st.NumChildren
-			}
-		}
-		if n > 0 {
-			ds = append(ds, Depth{parseSet(name).caps, n})
-		}
-	}
-	return ds, nil
 }

@@ -69,6 +69,7 @@ type Ticket struct {
 	ID           string              // UUID, lower-case; version 7 if made by New
 	Type         string              // "execute-shell", …
 	Capabilities []string            // all that a worker must offer
+	Priority     int                 // the higher ones are taken first; MinPriority to MaxPriority
 	Status       string              // Pending, Running or Complete
 	Result       string              // when complete: Success, Failure, Error or Canceled
 	Error        string              // a sentence for people
@@ -101,6 +102,7 @@ func (t *Ticket) fields() []field {
 		{"id", &t.ID, "a string"},
 		{"type", &t.Type, "a string"},
 		{"capabilities", &t.Capabilities, "a list of strings"},
+		{"priority", &t.Priority, "a whole number"},
 		{"status", &t.Status, `"pending", "running" or "complete"`},
 		{"result", &t.Result, `"success", "failure", "error" or "canceled"`},
 		{"error", &t.Error, "a string"},
@@ -130,6 +132,12 @@ type field struct {
 	ptr  any
 	want string
 }
+
+// The bounds of a ticket's priority.
+const (
+	MinPriority = -100
+	MaxPriority = 100
+)
 
 // New makes a pending ticket with a new id.
 func New(typ string, capabilities ...string) *Ticket {
@@ -225,6 +233,8 @@ func (t *Ticket) check() error {
 		return bad("fault", "the name of a kind of fault", t.Fault)
 	case len(t.Params) > 0 && t.Params[0] != '{' && string(t.Params) != "null":
 		return fmt.Errorf(`field "params": expected an object, found %s`, clip(t.Params))
+	case t.Priority < MinPriority || t.Priority > MaxPriority:
+		return fmt.Errorf(`field "priority": expected a whole number from %d to %d, found %d`, MinPriority, MaxPriority, t.Priority)
 	case t.Timeout < 0:
 		return fmt.Errorf(`field "timeout": expected a whole number of seconds, found %d`, t.Timeout)
 	}

@@ -30,7 +30,9 @@ type slot struct {
 	*Worker
 	dir string
 
-	sweep time.Time // when to look for dead workers next
+	waiter *queue.Waiter
+	looked time.Time // at the whole queue; zero: it is to be looked at
+	swept  time.Time // when dead workers were last thought of
 
 	// The workspace that is there: of which build, made of which layers, and
 	// its index. No layers and no index: unknown.

@@ -161,6 +161,12 @@ func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) (int, error) {
 
 // run is the loop of one slot.
 func (s *slot) run(ctx, idle context.Context) (n int, err error) {
+	s.waiter = s.Repo.Queue().Waiter()
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		s.waiter.Leave(ctx)
+	}()
 	deadline := time.Now().Add(s.Wait)
 	for idle.Err() == nil {
 		c, err := s.next(idle)
@@ -176,16 +182,13 @@ func (s *slot) run(ctx, idle context.Context) (n int, err error) {
 			continue
 		}
 		if c == nil {
-			left := time.Until(s.sweep)
-			if !s.Loop {
-				left = min(left, time.Until(deadline))
-				if time.Now().After(deadline) {
-					return n, nil
-				}
+			if !s.Loop && time.Now().After(deadline) {
+				return n, nil
 			}
-			s.wait(idle, left)
+			s.wait(idle, deadline)
 			continue
 		}
+		s.waiter.Leave(ctx)
 		for c != nil {
 			n++
 			offer := s.offers()
@@ -199,42 +202,76 @@ func (s *slot) run(ctx, idle context.Context) (n int, err error) {
 		if !s.Loop {
 			return n, err
 		}
+		s.looked = time.Time{} // there may be more
 	}
 	return n, nil
 }
 
-// next takes a ticket; nil if there is none. When it is time for that, the
-// tickets of dead workers are made ready again first: a ticket waits for it at
-// most half a session's time-out, besides the time-out itself.
+// next takes a ticket; nil if there is none. Now and then it makes the tickets
+// of dead workers ready again first, in turn with all other workers, so that
+// such a ticket waits for it about a quarter of a session's time-out, besides
+// the time-out itself. Whoever takes one ticket only does so when there is
+// nothing else.
 func (s *slot) next(idle context.Context) (*queue.Claim, error) {
 	q := s.Repo.Queue()
+	if s.Loop && time.Since(s.swept) >= s.sweeps() {
+		s.swept = time.Now()
+		if err := s.requeue(idle, func(ctx context.Context) ([]string, error) { return q.RequeueInTurn(ctx, s.sweeps()) }); err != nil {
+			return nil, err
+		}
+	}
+	if time.Since(s.looked) < s.Session {
+		return nil, nil
+	}
 	c, err := q.Claim(idle, s.offers(), s.Name, s.skip)
-	if c != nil || err != nil || time.Now().Before(s.sweep) {
+	if c != nil || err != nil {
 		return c, err
 	}
-	s.sweep = time.Now().Add(s.Session/4 + rand.N(s.Session/4))
-	ids, err := q.Requeue(idle)
-	if err != nil || len(ids) == 0 {
-		return nil, err
+	if !s.Loop && time.Since(s.swept) >= s.sweeps() {
+		s.swept = time.Now()
+		if err := s.requeue(idle, q.Requeue); err != nil {
+			return nil, err
+		}
+		if c, err = q.Claim(idle, s.offers(), s.Name, s.skip); c != nil || err != nil {
+			return c, err
+		}
 	}
-	s.Log.Info("made tickets ready again whose workers are gone", "tickets", ids)
-	return q.Claim(idle, s.offers(), s.Name, s.skip)
+	s.looked = time.Now().Add(rand.N(s.Session / 2))
+	return nil, nil
 }
 
-// wait waits for a ticket, at most so long. A worker that got none in all that
-// time needs no workspace any more.
-func (s *slot) wait(idle context.Context, most time.Duration) {
-	if s.waitsForLater() {
+func (s *slot) requeue(idle context.Context, how func(context.Context) ([]string, error)) error {
+	ids, err := how(idle)
+	if len(ids) > 0 {
+		s.Log.Info("made tickets ready again whose workers are gone", "tickets", ids)
+		s.looked = time.Time{}
+	}
+	return err
+}
+
+// sweeps is how often somebody should look for tickets of dead workers.
+func (w *Worker) sweeps() time.Duration { return w.Session / 4 }
+
+// wait waits for a ticket until it is time for something else. Without news
+// the queue is looked at only once in a session's time-out, lest those in front
+// of the line be dead or deaf. A worker that got none in all that time needs no
+// workspace any more.
+func (s *slot) wait(idle context.Context, deadline time.Time) {
+	most := s.sweeps() - time.Since(s.swept)
+	if !s.Loop {
+		most = min(most, time.Until(deadline))
+	}
+	later := s.waitsForLater()
+	if later {
 		most = min(most, time.Second)
 	}
 	most = max(most, time.Millisecond)
-	from := time.Now()
-	if err := s.Repo.Queue().Wait(idle, s.offers(), s.skip, most); err != nil {
-		return // the next look tells the same error
+	news, err := s.waiter.Wait(idle, s.offers(), s.skip, most)
+	if news || err != nil || later { // the next look tells the same error
+		s.looked = time.Time{}
+		return
 	}
-	if time.Since(from) >= most {
-		s.vacate()
-	}
+	s.vacate()
 }
 
 // complain tells an error once for all slots, and that it is over. That the
