@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,7 +25,7 @@ func members(e env, fs *pflag.FlagSet) int {
 			if m.PID != 0 {
 				pid = fmt.Sprint(m.PID)
 			}
-			row(w, m.Kind, m.Name, m.Host, pid, m.Version, when(m.Since), doing(m))
+			row(w, m.Kind, or(m.Name, "-"), or(m.Host, "-"), pid, or(m.Version, "-"), when(m.Since), doing(m))
 			for _, r := range m.Runs[min(1, len(m.Runs)):] {
 				row(w, "", "", "", "", "", "", running(r))
 			}
@@ -73,7 +72,7 @@ func loads(e env, fs *pflag.FlagSet) int {
 			if l.Ready > 0 {
 				oldest = span(time.Duration(l.OldestAge * float64(time.Second)))
 			}
-			row(w, fmt.Sprint(l.Ready), fmt.Sprint(l.Running), oldest, fmt.Sprint(l.Priority), cmp.Or(strings.Join(l.Capabilities, " "), "(any)"))
+			row(w, fmt.Sprint(l.Ready), fmt.Sprint(l.Running), oldest, fmt.Sprint(l.Priority), or(strings.Join(l.Capabilities, " "), "(any)"))
 		}
 	})
 }
