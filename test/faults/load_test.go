@@ -2,6 +2,8 @@ package faults
 
 import (
 	"context"
+	"net/http"
+	"regexp"
 	"slices"
 	"sync"
 	"testing"
@@ -38,7 +40,7 @@ type load struct {
 
 // pace is the time between a frontend's posts: the workers keep up with it, on
 // a slow machine too.
-const pace = 500 * time.Millisecond
+const pace = 300 * time.Millisecond
 
 func (s *site) load() *load {
 	s.t.Helper()
@@ -51,6 +53,9 @@ func (s *site) load() *load {
 	s.t.Cleanup(l.end)
 	return l
 }
+
+// without removes from an error what is different each time.
+var without = regexp.MustCompile(` \(request [^)]*\)`)
 
 func (l *load) post(ctx context.Context, f front) {
 	every := time.NewTicker(pace)
@@ -67,7 +72,10 @@ func (l *load) post(ctx context.Context, f front) {
 		if err == nil {
 			l.posted, l.at = append(l.posted, n), append(l.at, time.Now())
 		} else {
-			l.failed[f.name+": "+err.Error()]++
+			l.failed[f.name+": "+without.ReplaceAllString(err.Error(), "")]++
+			if status := client.Status(err); status != http.StatusServiceUnavailable && status != http.StatusGatewayTimeout {
+				l.s.t.Errorf("a post through %s: %v", f.name, err)
+			}
 		}
 		l.mu.Unlock()
 	}

@@ -117,6 +117,12 @@ func (n *Network) Host(name string) *Host {
 // NodeHost is the name of the host of an ensemble's node.
 func NodeHost(node int) string { return fmt.Sprintf("n%d", node) }
 
+// Node is the way back from NodeHost.
+func Node(host string) int {
+	node, _ := strconv.Atoi(strings.TrimPrefix(host, "n"))
+	return node
+}
+
 // StartOn starts an ensemble with a host of a network for each node; see
 // NodeHost.
 func StartOn(t testing.TB, n *Network, o Options) *Ensemble {
