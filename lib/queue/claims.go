@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,12 +53,7 @@ func (q *Queue) Claims(ctx context.Context) ([]Held, error) {
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b Held) int {
-		if a.Ticket.ID < b.Ticket.ID {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(all, func(a, b Held) int { return strings.Compare(a.Ticket.ID, b.Ticket.ID) })
 	return all, nil
 }
 
