@@ -53,6 +53,9 @@ func (c *Claim) settle(set, claim coord.Stat) {
 	c.version, c.Token, c.claimVersion, c.session = set.Version, set.Mzxid, claim.Version, claim.Owner
 }
 
+// over tells whether the session that the claim goes with has ended.
+func (c *Claim) over() bool { return c.session != 0 && c.q.conn.Session().ID != c.session }
+
 // Held tells whether the claim can still be relied on, by this process's own
 // clock: the session that it goes with is the present one and its safe time
 // has not run out. A lease is judged by the ticket's version alone.
@@ -192,34 +195,39 @@ func (q *Queue) tryTake(ctx context.Context, c **Claim, version int32, claim coo
 	for uncertain := false; ; {
 		stats, err := q.conn.Txn(ctx, coord.Delete(p.ready(), coord.AnyVersion),
 			coord.Create(p.run(), p.inRun()), claim, coord.Set(p.ticket(), data, version))
-		var te *coord.TxnError
-		switch {
-		case err == nil:
+		if err == nil {
 			(*c).settle(stats[3], stats[2])
 			return nil
-		case errors.Is(err, coord.ErrUnknown):
-			uncertain = true
-			if err := q.pause(ctx); err != nil {
-				*c = nil
-				return err
-			}
-			continue
-		case uncertain && errors.As(err, &te): // was it us?
-			nonce := (*c).nonce
-			data, st, e := q.conn.Get(ctx, claim.Path)
-			if e == nil && readClaim(data).Nonce == nonce {
+		}
+		// A claim that may have been made is found out about to the end, whatever
+		// ctx says: this session would hold it, and nobody would know. What is
+		// answered now comes after the try whose answer was lost.
+		if uncertain = uncertain || errors.Is(err, coord.ErrUnknown); uncertain {
+			ctx = context.WithoutCancel(ctx)
+		}
+		var te *coord.TxnError
+		refused := errors.As(err, &te)
+		if uncertain && refused { // was it us?
+			var st coord.Stat
+			var found []byte
+			found, st, err = q.conn.Get(ctx, claim.Path)
+			if err == nil && readClaim(found).Nonce == (*c).nonce {
 				(*c).version, (*c).Token, (*c).claimVersion, (*c).session = version+1, st.Czxid, st.Version, st.Owner
 				return nil
 			}
-			err = e
-			if errors.Is(e, coord.ErrNoNode) {
-				err = nil
-			}
-		case errors.As(err, &te), errors.Is(err, coord.ErrExpired):
-			err = nil
+			refused = err == nil || errors.Is(err, coord.ErrNoNode)
 		}
-		*c = nil
-		return err
+		switch {
+		case refused, errors.Is(err, coord.ErrExpired) && !uncertain:
+			*c = nil
+			return nil
+		case !uncertain || errors.Is(err, coord.ErrClosed): // the session has ended
+			*c = nil
+			return err
+		}
+		if err := q.pause(ctx); err != nil {
+			return err
+		}
 	}
 }
 
@@ -266,7 +274,7 @@ func (q *Queue) Leased(ctx context.Context, ref Ref, t *ticket.Ticket) (*Claim, 
 	}
 	r := readClaim(data)
 	return &Claim{Ticket: t, Worker: r.Worker, q: q, place: ref.place, path: ref.place.lease(), nonce: r.Nonce,
-		version: ref.version, claimVersion: st.Version, until: time.UnixMilli(r.Until)}, nil
+		version: ref.version, claimVersion: st.Version, until: time.UnixMilli(r.Until), Token: st.Czxid}, nil
 }
 
 // Extend makes the lease last for d from now. The ticket's data become those
@@ -323,9 +331,19 @@ func (c *Claim) Release(ctx context.Context, cause error, spare bool) error {
 	}
 	begin := time.Now()
 	err := c.q.putBack(ctx, c.place, t, c.version, coord.Delete(c.path, c.claimVersion))
+	if errors.Is(err, errUnclear) && c.session != 0 && !c.over() {
+		err = nil // nobody else could
+	}
 	c.q.told(EventRelease, begin, t, c, err)
+	if errors.Is(err, errUnclear) {
+		return nil // it is back
+	}
 	return err
 }
+
+// errUnclear: a ticket was given back by us, or by somebody who had the same
+// in mind.
+var errUnclear = fault.Errorf(fault.Temporary, "queue: given back by whomever: %w", coord.ErrUnknown)
 
 // putBack makes a claimed ticket ready again. The claim operations come first;
 // they prove that the caller may do it.
@@ -350,12 +368,10 @@ func (q *Queue) putBack(ctx context.Context, p place, t *ticket.Ticket, version 
 				return err
 			}
 			continue
-		case errors.Is(err, coord.ErrExpired):
-			return ErrLost // nothing was done; whoever looks next does it
-		case errors.As(err, &te) && uncertain:
-			return nil // by us, or by somebody who had the same in mind
-		case errors.As(err, &te):
-			return ErrLost
+		case errors.As(err, &te) && uncertain, errors.Is(err, coord.ErrExpired) && uncertain:
+			return errUnclear
+		case errors.As(err, &te), errors.Is(err, coord.ErrExpired):
+			return ErrLost // nothing was done
 		}
 		return err
 	}

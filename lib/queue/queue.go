@@ -96,7 +96,8 @@ type OpError struct {
 func (e *OpError) Error() string { return e.Err.Error() }
 func (e *OpError) Unwrap() error { return e.Err }
 
-// Commit carries out a change, and returns the claim of its Next. Errors:
+// Commit carries out a change, and returns the claim of its Next; nil if that
+// was lost before the answer was known. Errors:
 // ErrLost if End's claim is lost; an *OpError if one of Ops was refused;
 // nothing was changed then. Any other error leaves the outcome open, as ctx
 // does when it ends.
@@ -115,8 +116,11 @@ func (q *Queue) Commit(ctx context.Context, ch Change) (*Claim, error) {
 			q.told(EventPost, begin, t, nil, err)
 		}
 	}
-	if next != nil {
+	switch {
+	case next != nil:
 		q.told(EventClaim, begin, next.Ticket, next, nil)
+	case ch.Next != nil && err != nil && !errors.Is(err, ErrLost):
+		q.told(EventClaim, begin, ch.Next, nil, err)
 	}
 	return next, err
 }
@@ -127,10 +131,18 @@ func (q *Queue) commit(ctx context.Context, ch *Change) (*Claim, error) {
 	uncertain := false
 	for {
 		ops, next, err := q.changeOps(ctx, ch)
+		if err != nil && uncertain && !errors.Is(err, coord.ErrClosed) {
+			if err := q.pause(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
-		if ch.End != nil && !ch.End.Held() && !uncertain {
+		// Not by the clock: a session that was silent for long may live on, and
+		// with it the claim, which nobody would know of any more.
+		if ch.End != nil && ch.End.over() && !uncertain {
 			return nil, ErrLost
 		}
 		stats, err := q.conn.Txn(ctx, ops...)
@@ -142,6 +154,9 @@ func (q *Queue) commit(ctx context.Context, ch *Change) (*Claim, error) {
 			return next, nil
 		case errors.Is(err, coord.ErrUnknown):
 			uncertain = true
+			if ch.Next != nil { // as for any claim; see tryTake
+				ctx = context.WithoutCancel(ctx)
+			}
 			if ch.End == nil && time.Now().After(patience) {
 				return nil, err
 			}
@@ -149,9 +164,17 @@ func (q *Queue) commit(ctx context.Context, ch *Change) (*Claim, error) {
 				return nil, err
 			}
 			continue
-		case uncertain:
-			return q.resolve(ctx, ch, err)
+		case uncertain && !ch.untouched(err):
+			next, again, err := q.resolve(ctx, ch, err)
+			if !again {
+				return next, err
+			}
+			if err := q.pause(ctx); err != nil {
+				return nil, err
+			}
+			continue
 		}
+		uncertain = false
 		again, err := q.refused(ctx, ch, err)
 		if !again {
 			return nil, err
@@ -257,52 +280,95 @@ func (q *Queue) refused(ctx context.Context, ch *Change, err error) (again bool,
 	return false, err
 }
 
-// resolve finds out whether a change whose answer was lost had been carried
-// out, after its repeat was refused with err.
-func (q *Queue) resolve(ctx context.Context, ch *Change, err error) (*Claim, error) {
-	if ch.End == nil {
-		if errors.Is(err, coord.ErrNodeExists) || len(ch.Ops) > 0 && errors.Is(err, coord.ErrBadVersion) {
-			for _, t := range ch.Post {
-				if _, _, e := q.Get(ctx, t.ID); e != nil {
-					return nil, err
-				}
-			}
-			return nil, nil
-		}
-		return nil, err
-	}
-	// While our session lived on, nobody else could take the ticket: if it has
-	// gone, it went by our own first try.
-	if !ch.End.Held() {
-		return nil, ErrLost
-	}
-	_, st, e := q.conn.Get(ctx, ch.End.place.ticket())
-	switch {
-	case errors.Is(e, coord.ErrNoNode) && !ch.Keep, e == nil && ch.Keep && st.Version == ch.End.version+1:
-	case e != nil && !errors.Is(e, coord.ErrNoNode):
-		return nil, e
-	default:
-		return nil, ErrLost
-	}
-	if ch.Next == nil {
-		return nil, nil
-	}
-	return q.reclaim(ctx, ch.Next.ID, ch.End.Worker)
+// untouched tells that a refusal proves that no earlier try was carried out:
+// what ends the ticket would still be possible.
+func (ch *Change) untouched(err error) bool {
+	var te *coord.TxnError
+	return ch.End != nil && errors.As(err, &te) && te.Index >= 3
 }
 
-// reclaim finds the claim that this session already holds on a ticket.
+// resolve finds out whether a change whose answer was lost had been carried
+// out, after its repeat was answered with err. It is to be repeated again if
+// that answer says nothing.
+func (q *Queue) resolve(ctx context.Context, ch *Change, err error) (_ *Claim, again bool, _ error) {
+	var te *coord.TxnError
+	refused, expired := errors.As(err, &te), errors.Is(err, coord.ErrExpired)
+	switch {
+	case errors.Is(err, coord.ErrClosed):
+		return nil, false, err
+	case !refused && (ch.End == nil || ch.End.session == 0 || !expired):
+		return nil, ctx.Err() == nil, err
+	case ch.End == nil && te.Index >= len(ch.Ops) && errors.Is(err, coord.ErrNoNode): // a slice
+		again, err := q.refused(ctx, ch, err)
+		return nil, again, err
+	case ch.End == nil:
+		return nil, false, q.arePosted(ctx, ch, err)
+	case refused && ch.End.session != 0 && !ch.End.over():
+		// While our session lived on, nobody else could take the ticket: it went
+		// by our own first try.
+		if ch.Next == nil {
+			return nil, false, nil
+		}
+		c, err := q.reclaim(ctx, ch.Next.ID, ch.End.Worker)
+		return c, false, err
+	}
+	data, st, e := q.conn.Get(ctx, ch.End.place.ticket())
+	switch {
+	case e != nil && !errors.Is(e, coord.ErrNoNode):
+		return nil, ctx.Err() == nil && !errors.Is(e, coord.ErrClosed), e
+	case e == nil && (!ch.Keep || st.Version == ch.End.version):
+		return nil, false, ErrLost
+	case e == nil && st.Version == ch.End.version+1:
+		// Given back it would be pending.
+		if t, e := ticket.Parse(data); e == nil && t.Status != ticket.Complete {
+			return nil, false, ErrLost
+		}
+		return nil, false, nil
+	}
+	return nil, false, fault.Errorf(fault.Temporary, "queue: ticket %s was ended by us or by its next holder: %w", ch.End.place.id, coord.ErrUnknown)
+}
+
+// arePosted returns nil if the tickets of an uncertain change are there, whose
+// repeat was refused with err.
+func (q *Queue) arePosted(ctx context.Context, ch *Change, err error) error {
+	if !errors.Is(err, coord.ErrNodeExists) && (len(ch.Ops) == 0 || !errors.Is(err, coord.ErrBadVersion)) {
+		return err
+	}
+	for _, t := range ch.Post {
+		if _, _, e := q.Get(ctx, t.ID); e != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reclaim finds the claim that this session has just made on a ticket; nil if
+// that is lost already.
 func (q *Queue) reclaim(ctx context.Context, id, worker string) (*Claim, error) {
-	t, ref, err := q.Get(ctx, id)
-	if err != nil {
-		return nil, err
+	for {
+		t, ref, err := q.Get(ctx, id)
+		if err == nil {
+			var data []byte
+			var st coord.Stat
+			data, st, err = q.conn.Get(ctx, ref.place.claim())
+			if err == nil && st.Owner != q.conn.Session().ID {
+				return nil, nil
+			}
+			if err == nil {
+				return &Claim{Ticket: t, Worker: worker, Token: st.Czxid, q: q, place: ref.place, path: ref.place.claim(),
+					nonce: readClaim(data).Nonce, version: ref.version, claimVersion: st.Version, session: st.Owner}, nil
+			}
+		}
+		if errors.Is(err, ErrNotFound) || errors.Is(err, coord.ErrNoNode) {
+			return nil, nil
+		}
+		if errors.Is(err, coord.ErrClosed) {
+			return nil, err
+		}
+		if err := q.pause(ctx); err != nil {
+			return nil, err
+		}
 	}
-	data, st, err := q.conn.Get(ctx, ref.place.claim())
-	if err != nil || st.Owner != q.conn.Session().ID {
-		return nil, ErrLost
-	}
-	c := &Claim{Ticket: t, Worker: worker, q: q, place: ref.place, path: ref.place.claim(), version: ref.version}
-	c.session, c.Token, c.claimVersion, c.nonce = st.Owner, st.Czxid, st.Version, readClaim(data).Nonce
-	return c, nil
 }
 
 // pause waits a little before a repeat.

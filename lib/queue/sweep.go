@@ -69,7 +69,8 @@ func (q *Queue) requeue(ctx context.Context, id string, leased bool) (bool, erro
 	if err != nil {
 		return false, fault.Errorf(fault.Internal, "queue: ticket %s: %w", id, err)
 	}
-	// Creating the claim for an instant proves that nobody holds it.
+	// Creating the claim and the lease for an instant proves that nobody holds
+	// it: what was listed may have been given back and taken again since.
 	claim := []coord.Op{coord.CreateEphemeral(p.claim(), nil), coord.Delete(p.claim(), 0)}
 	cause := "the worker went away"
 	if leased {
@@ -85,11 +86,13 @@ func (q *Queue) requeue(ctx context.Context, id string, leased bool) (bool, erro
 		}
 		claim = append(claim, coord.Delete(p.lease(), st.Version))
 		cause = "the worker's lease ran out"
+	} else {
+		claim = append(claim, coord.Create(p.lease(), nil), coord.Delete(p.lease(), 0))
 	}
 	begin := time.Now()
 	err = q.putBack(ctx, p, back(t, Previous{Worker: t.Assignee, Fault: fault.Lost, Error: cause}), st.Version, claim...)
 	q.told(EventRequeue, begin, t, nil, err)
-	if errors.Is(err, ErrLost) {
+	if errors.Is(err, ErrLost) || errors.Is(err, errUnclear) {
 		return false, nil
 	}
 	return err == nil, err
