@@ -33,6 +33,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/fault"
 )
 
@@ -141,6 +142,42 @@ func (w *World) Cost() (requests, steps int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.requests, w.steps
+}
+
+// Get reads a node at once, without a client.
+func (w *World) Get(path string) ([]byte, coord.Stat, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.tree.get(path)
+}
+
+// Children lists a node's children at once, without a client.
+func (w *World) Children(path string) ([]string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	names, err := w.tree.list(path)
+	slices.Sort(names)
+	return names, err
+}
+
+// Txn does all operations or none at once, without a client.
+func (w *World) Txn(ops ...coord.Op) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, err := w.tree.txn(0, ops)
+	w.notify()
+	return err
+}
+
+// Settled tells that nothing is to be expected any more of what clients have
+// given up or left behind when they crashed: no late transaction, no session.
+func (w *World) Settled() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	told := func(r *request) bool { return r.told }
+	return len(w.dying) == 0 && !slices.ContainsFunc(w.clients, func(c *Client) bool {
+		return slices.ContainsFunc(c.session.pipeline, told) || slices.ContainsFunc(c.inbox, told)
+	})
 }
 
 // Serve carries out all requests in the order of their calls, in real time and
