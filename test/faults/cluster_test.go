@@ -34,8 +34,9 @@ const (
 type site struct {
 	t       *testing.T
 	e       *zktest.Ensemble
-	net     *zktest.Network // nil: everybody is on loopback
-	id      string          // of the cluster
+	net     *zktest.Network    // nil: everybody is on loopback
+	id      string             // of the cluster
+	proxies map[string]proxies // between a process and the servers; none unless given
 	dir     string
 	spawn   *lab.Spawner
 	procs   []*lab.Proc
@@ -67,7 +68,11 @@ func (s *site) start(name, program string, args ...string) *lab.Proc {
 		line = s.net.Host(name).Command(line...)
 	}
 	cmd := exec.Command(line[0], line[1:]...)
-	cmd.Env = lab.Env(bin, s.dir, "DISTCI_COORD="+s.url(s.e.Servers()), "DISTCI_STORE=dir:"+s.path("store"),
+	servers := s.e.Servers()
+	if p := s.proxies[name]; p != nil {
+		servers = p.addrs()
+	}
+	cmd.Env = lab.Env(bin, s.dir, "DISTCI_COORD="+s.url(servers), "DISTCI_STORE=dir:"+s.path("store"),
 		"DISTCI_HISTORY="+s.path(name+".history"))
 	p := lab.Start(s.t, s.spawn, s.dir, name, cmd)
 	s.procs = append(s.procs, p)

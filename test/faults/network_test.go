@@ -25,9 +25,8 @@ func nodes(t *testing.T, e *zktest.Ensemble) (leader string, others []string) {
 	return zktest.NodeHost(n), others
 }
 
-// hold waits until nobody can rely any more on what was before, whatever goes
-// on meanwhile.
-func hold() { time.Sleep(2 * session) }
+// hold waits until the sessions of before are over for those who are cut off.
+func hold() { time.Sleep(session*3/2 + tick) }
 
 // TestNetwork: what happens to the network. Each server and each process is on
 // a host of its own, and packets between them are lost.
@@ -51,7 +50,7 @@ func TestNetwork(t *testing.T) {
 		leader, others := nodes(t, e)
 		inside := []string{leader, "w1", "f1"}
 		net.Split(inside, append(others, "f2", "w2", "w3"))
-		s.through("f2", func() { l.progress(8) })
+		s.only("f2", func() { l.progress(8) })
 		hold()
 		if e.Mode(zktest.Node(leader)) == "leader" {
 			t.Error("the leader without a majority still leads")
@@ -99,8 +98,8 @@ func TestNetwork(t *testing.T) {
 	})
 }
 
-// through looks only at one frontend meanwhile: the others may be cut off.
-func (s *site) through(name string, f func()) {
+// only asks no frontend but one meanwhile: the others may be cut off.
+func (s *site) only(name string, f func()) {
 	all := s.fronts
 	defer func() { s.fronts = all }()
 	s.fronts = slices.DeleteFunc(slices.Clone(all), func(f front) bool { return f.name != name })

@@ -14,7 +14,11 @@ import (
 // the load, and waits until builds come to their end.
 func begin(t *testing.T, e *zktest.Ensemble, net *zktest.Network, id string) (*site, *load) {
 	t.Helper()
-	s := newSite(t, e, net, id)
+	return newSite(t, e, net, id).begin()
+}
+
+func (s *site) begin() (*site, *load) {
+	s.t.Helper()
 	s.frontend("f1")
 	s.frontend("f2")
 	for i := range 3 {

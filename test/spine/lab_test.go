@@ -9,133 +9,63 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/distci/distci/lib/api/client"
 	"github.com/distci/distci/lib/build"
 	"github.com/distci/distci/lib/ticket"
+	testlab "github.com/distci/distci/test/lab"
 )
 
 // bin is the folder with the programs under test.
 var bin string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "distci-spine-")
-	if err == nil {
-		bin = dir
-		var out []byte
-		cmd := exec.Command("go", "build", "-o", dir, "../../cmd/...")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err = cmd.CombinedOutput(); err != nil {
-			err = fmt.Errorf("%w\n%s", err, out)
-		}
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	status := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(status)
-}
+func TestMain(m *testing.M) { testlab.Main(m, &bin) }
 
 // lab is one cluster: a coordination file, a store folder, and processes.
 type lab struct {
 	t     *testing.T
 	dir   string
 	store string
+	spawn *testlab.Spawner
 	*client.Client
 }
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "distci-lab-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			logs, _ := filepath.Glob(dir + "/*.log")
-			for _, l := range logs {
-				b, _ := os.ReadFile(l)
-				t.Logf("%s:\n%s", filepath.Base(l), b)
-			}
-		}
-		exec.Command("chmod", "-R", "u+rwx", dir).Run()
-		os.RemoveAll(dir)
-	})
-	return &lab{t: t, dir: dir, store: filepath.Join(dir, "store")}
+	l := &lab{t: t, dir: testlab.Dir(t)}
+	l.store, l.spawn = filepath.Join(l.dir, "store"), testlab.NewSpawner(t)
+	return l
 }
 
 func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
 
 func (l *lab) env() []string {
-	var env []string
-	for _, e := range os.Environ() {
-		if !strings.HasPrefix(e, "DISTCI_") && !strings.HasPrefix(e, "XDG_") {
-			env = append(env, e)
-		}
-	}
-	return append(env, "PATH="+bin+":"+os.Getenv("PATH"), "DISTCI_COORD=local:"+l.path("coord.db"), "DISTCI_STORE=dir:"+l.store,
-		"XDG_CONFIG_HOME="+l.path("config"), "XDG_STATE_HOME="+l.path("state"), "XDG_CACHE_HOME="+l.path("cache"))
+	return testlab.Env(bin, l.dir, "DISTCI_COORD=local:"+l.path("coord.db"), "DISTCI_STORE=dir:"+l.store)
 }
 
 // proc is a process under test.
-type proc struct {
-	*exec.Cmd
-	l    *lab
-	log  string
-	done chan struct{} // closed when it has ended
-	err  error
-}
+type proc struct{ *testlab.Proc }
 
 func (l *lab) start(program string, args ...string) *proc {
 	l.t.Helper()
-	f, err := os.CreateTemp(l.dir, program+"-*.log")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	defer f.Close()
-	p := &proc{Cmd: exec.Command(filepath.Join(bin, program), args...), l: l, log: f.Name(), done: make(chan struct{})}
-	p.Env, p.Stderr, p.Dir = l.env(), f, l.dir
-	if err := p.Start(); err != nil {
-		l.t.Fatal(err)
-	}
-	go func() {
-		p.err = p.Wait()
-		close(p.done)
-	}()
-	l.t.Cleanup(func() {
-		p.Process.Signal(syscall.SIGCONT)
-		p.Process.Signal(syscall.SIGINT)
-		select {
-		case <-p.done:
-		case <-time.After(20 * time.Second):
-			p.Process.Kill()
-			<-p.done
-		}
-	})
-	return p
+	return l.startCommand(program, l.env(), filepath.Join(bin, program), args...)
+}
+
+func (l *lab) startCommand(name string, env []string, program string, args ...string) *proc {
+	l.t.Helper()
+	cmd := exec.Command(program, args...)
+	cmd.Env = env
+	return &proc{testlab.Start(l.t, l.spawn, l.dir, name, cmd)}
 }
 
 // kill ends the process as a power cut would.
-func (p *proc) kill() {
-	p.Process.Kill()
-	<-p.done
-}
+func (p *proc) kill() { p.Kill() }
 
-func (p *proc) stderr() string {
-	b, _ := os.ReadFile(p.log)
-	return string(b)
-}
+func (p *proc) stderr() string { return p.Said() }
 
 // status waits for the process to end.
-func (p *proc) status() int {
-	<-p.done
-	return p.ProcessState.ExitCode()
-}
+func (p *proc) status() int { return p.Status() }
 
 // frontend starts a frontend, and makes the lab speak to it.
 func (l *lab) frontend() *proc {
@@ -163,12 +93,7 @@ func (l *lab) worker(name string, args ...string) *proc {
 // until waits for a condition; the limit is for a test that hangs.
 func (l *lab) until(what string, ok func() bool) {
 	l.t.Helper()
-	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	l.t.Fatalf("waited in vain: %s", what)
+	testlab.Until(l.t, what, ok)
 }
 
 // shellJob sets a job of scripts.

@@ -45,27 +45,9 @@ func (l *lab) restWorker(name string) *proc {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	f, err := os.CreateTemp(l.dir, name+"-*.log")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	defer f.Close()
-	p := &proc{Cmd: exec.Command("sh", script, l.url(), name), l: l, log: f.Name(), done: make(chan struct{})}
-	p.Env, p.Stdout, p.Stderr, p.Dir = append(l.env(), `CAPABILITIES=["execute_shell_v1","nodelabel_odd"]`), f, f, l.dir
-	if err := p.Start(); err != nil {
-		l.t.Fatal(err)
-	}
-	go func() {
-		p.err = p.Wait()
-		close(p.done)
-	}()
-	l.t.Cleanup(func() {
-		select {
-		case <-p.done:
-		default:
-			p.kill()
-		}
-	})
+	p := l.startCommand(name, append(l.env(), `CAPABILITIES=["execute_shell_v1","nodelabel_odd"]`),
+		"sh", "-c", `exec sh "$0" "$@" >&2`, script, l.url(), name)
+	l.t.Cleanup(p.kill)
 	return p
 }
 

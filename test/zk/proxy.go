@@ -11,7 +11,8 @@ import (
 )
 
 // Proxy stands between clients and one server, and does what networks do.
-// It needs no privileges. It knows ZooKeeper's framing, not its operations.
+// It needs no privileges. It knows ZooKeeper's framing, and tells transactions
+// (multi) from other requests.
 //
 // A fault concerns all connections that exist and that come, until it is
 // taken back; Conns names them one by one.
@@ -39,11 +40,31 @@ type Conn struct {
 	p              *Proxy
 	client, server net.Conn
 	rule           rule
-	answers        int           // that came from the server, the first being the handshake's
+	requests       int           // that came from the client, the first being the handshake
+	answers        int           // that came from the server, likewise
 	swallow        int           // the number of the answer to swallow; 0: none
-	swallowed      chan struct{} // closed when it was
+	txns           int           // transactions that came from the client
+	loseTxn        int           // the number of the transaction to lose; 0: none
+	swallowTxn     int           // the number of the transaction whose answer to swallow; 0: none
+	xid            uint32        // of that transaction, once it came
+	hit            chan struct{} // closed when one of these has happened
 	gone           chan struct{} // closed when the connection has ended
 	once           sync.Once
+}
+
+// What a frame begins with, after its length: a request's number, and in a
+// request then the operation.
+const opMulti = 14
+
+func xidOf(frame []byte) uint32 {
+	if len(frame) < 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(frame[4:])
+}
+
+func isTxn(frame []byte) bool {
+	return len(frame) >= 12 && binary.BigEndian.Uint32(frame[8:]) == opMulti
 }
 
 // NewProxy starts a proxy to a server's address; it ends with the test.
@@ -113,8 +134,8 @@ func (p *Proxy) Conns() []*Conn {
 	return slices.Clone(p.conns)
 }
 
-// Wait waits until n connections exist whose handshake was answered, and
-// returns them.
+// Wait waits until n connections exist whose handshake was answered and that
+// were not cut, and returns them; fewer only if the proxy has ended.
 func (p *Proxy) Wait(n int) []*Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,7 +185,7 @@ func (p *Proxy) serve(client net.Conn) {
 		return
 	}
 	defer server.Close()
-	c := &Conn{p: p, client: client, server: server, swallowed: make(chan struct{}), gone: make(chan struct{})}
+	c := &Conn{p: p, client: client, server: server, hit: make(chan struct{}), gone: make(chan struct{})}
 	refused := false
 	p.change(func() {
 		if refused = p.rule.refuse || p.closed; !refused {
@@ -179,12 +200,11 @@ func (p *Proxy) serve(client net.Conn) {
 	wg.Go(func() { c.pump(server, client, c.up) })
 	wg.Go(func() { c.pump(client, server, c.down) })
 	wg.Wait()
-	p.change(func() { p.conns = slices.DeleteFunc(p.conns, func(o *Conn) bool { return o == c }) })
 }
 
 // pump moves frames until the connection ends: four bytes of length, then
 // that many.
-func (c *Conn) pump(to, from net.Conn, verdict func() (time.Duration, bool)) {
+func (c *Conn) pump(to, from net.Conn, verdict func(frame []byte) (time.Duration, bool)) {
 	defer c.Cut()
 	var size [4]byte
 	for {
@@ -196,7 +216,7 @@ func (c *Conn) pump(to, from net.Conn, verdict func() (time.Duration, bool)) {
 		if _, err := io.ReadFull(from, frame[4:]); err != nil {
 			return
 		}
-		delay, pass := verdict()
+		delay, pass := verdict(frame)
 		if delay > 0 {
 			select {
 			case <-time.After(delay):
@@ -214,21 +234,32 @@ func (c *Conn) pump(to, from net.Conn, verdict func() (time.Duration, bool)) {
 }
 
 // up decides on a frame to the server.
-func (c *Conn) up() (time.Duration, bool) {
+func (c *Conn) up(frame []byte) (time.Duration, bool) {
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
-	return c.rule.delay, !c.rule.dropUp
+	pass := !c.rule.dropUp
+	if c.requests++; c.requests > 1 && isTxn(frame) {
+		switch c.txns++; c.txns {
+		case c.loseTxn:
+			close(c.hit)
+			pass = false
+		case c.swallowTxn:
+			c.xid = xidOf(frame)
+		}
+	}
+	return c.rule.delay, pass
 }
 
 // down decides on a frame to the client.
-func (c *Conn) down() (time.Duration, bool) {
+func (c *Conn) down(frame []byte) (time.Duration, bool) {
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
 	c.answers++
 	c.p.cond.Broadcast()
 	pass := !c.rule.dropDown
-	if c.answers == c.swallow {
-		close(c.swallowed)
+	if c.answers == c.swallow || c.answers > 1 && c.xid != 0 && c.xid == xidOf(frame) {
+		close(c.hit)
+		c.xid = 0
 		pass = false
 	}
 	return c.rule.delay, pass
@@ -237,10 +268,24 @@ func (c *Conn) down() (time.Duration, bool) {
 // Swallow makes the n-th answer from now on vanish, and everything after it
 // pass: the server has done what was asked, and the client never learns. The
 // channel is closed when it has happened; cut the connection then, as a
-// network would. A connection swallows once.
+// network would. Of Swallow, SwallowTxn and LoseTxn, one can be asked of a
+// connection, once.
 func (c *Conn) Swallow(n int) <-chan struct{} {
 	c.p.change(func() { c.swallow = c.answers + n })
-	return c.swallowed
+	return c.hit
+}
+
+// SwallowTxn is Swallow for the answer to the n-th transaction from now on.
+func (c *Conn) SwallowTxn(n int) <-chan struct{} {
+	c.p.change(func() { c.swallowTxn = c.txns + n })
+	return c.hit
+}
+
+// LoseTxn makes the n-th transaction from now on vanish before it reaches the
+// server.
+func (c *Conn) LoseTxn(n int) <-chan struct{} {
+	c.p.change(func() { c.loseTxn = c.txns + n })
+	return c.hit
 }
 
 // Drop makes this connection's frames vanish silently.
@@ -257,6 +302,9 @@ func (c *Conn) Cut() {
 		close(c.gone)
 		c.client.Close()
 		c.server.Close()
+		c.p.change(func() {
+			c.p.conns = slices.DeleteFunc(c.p.conns, func(o *Conn) bool { return o == c })
+		})
 	})
 }
 

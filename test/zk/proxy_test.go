@@ -17,6 +17,10 @@ func TestProxy(t *testing.T) {
 		_, err := c.Create(path, nil, 0, zk.WorldACL(zk.PermAll))
 		return err
 	}
+	txn := func(path string) error {
+		_, err := c.Multi(&zk.CreateRequest{Path: path, Acl: zk.WorldACL(zk.PermAll)})
+		return err
+	}
 	exists := func(path string) bool {
 		t.Helper()
 		ok, _, err := direct.Exists(path)
@@ -41,6 +45,31 @@ func TestProxy(t *testing.T) {
 	}
 	if !exists("/swallowed") {
 		t.Error("the write with the lost answer was not done")
+	}
+
+	// The same of a transaction, and of one that never arrives.
+	for _, c := range []struct {
+		path string
+		ask  func(*Conn) <-chan struct{}
+		done bool
+	}{
+		{"/txn-swallowed", func(c *Conn) <-chan struct{} { return c.SwallowTxn(2) }, true},
+		{"/txn-lost", func(c *Conn) <-chan struct{} { return c.LoseTxn(2) }, false},
+	} {
+		conn := p.Wait(1)[0]
+		hit := c.ask(conn)
+		if err := txn("/first" + c.path[1:]); err != nil {
+			t.Errorf("a transaction before: %v", err)
+		}
+		go func() { result <- txn(c.path) }()
+		<-hit
+		conn.Cut()
+		if err := <-result; err == nil {
+			t.Errorf("%s: no error", c.path)
+		}
+		if exists(c.path) != c.done {
+			t.Errorf("%s: done: %v", c.path, !c.done)
+		}
 	}
 
 	// What goes to the server is dropped: the write never happens.
