@@ -32,6 +32,8 @@ const (
 	tlsPort     = "2281"
 )
 
+var hostName = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
+
 var clusterID = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$`)
 
 // ParseAddress reads zk://h1:2181,h2:2181/CLUSTER-ID, which may be followed by
@@ -39,6 +41,9 @@ var clusterID = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$`)
 func ParseAddress(s string) (Address, error) {
 	wrong := func(format string, args ...any) (Address, error) {
 		return Address{}, fault.Errorf(fault.Config, "coordination %q: "+format, append([]any{s}, args...)...)
+	}
+	if strings.Contains(s, "@") { // not to be repeated in an error
+		return Address{}, fault.Errorf(fault.Config, "coordination: credentials do not belong into its URL; expected %s?auth=FILE", form)
 	}
 	rest, ok := strings.CutPrefix(s, scheme)
 	if !ok {
@@ -106,7 +111,7 @@ func (a Address) server(s string) (string, error) {
 	default:
 		return "", err
 	}
-	if host == "" || strings.ContainsAny(host, " @%?#") {
+	if !hostName.MatchString(host) {
 		return "", fault.Errorf(fault.Config, "%q is not a host", host)
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {

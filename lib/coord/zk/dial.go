@@ -42,13 +42,13 @@ var errOver = errors.New("the session is over")
 // dial connects to a server on behalf of the client library. A session that is
 // over gets no connection any more: the library would begin another one on it,
 // and send requests in it that were meant for the old one.
-func (s *session) dial(network, address string, timeout time.Duration) (net.Conn, error) {
+func (s *session) dial(network, address string) (net.Conn, error) {
 	select {
 	case <-s.over:
 		return nil, errOver
 	default:
 	}
-	c, err := s.connect(network, address, timeout)
+	c, err := s.connect(network, address)
 	if err != nil {
 		s.failed(address, err)
 		return nil, err
@@ -61,8 +61,8 @@ func (s *session) dial(network, address string, timeout time.Duration) (net.Conn
 	return h, nil
 }
 
-func (s *session) connect(network, address string, timeout time.Duration) (net.Conn, error) {
-	d := &net.Dialer{Timeout: timeout}
+func (s *session) connect(network, address string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: s.c.handshakeLimit()} // of TLS, too
 	if s.c.tls == nil {
 		return d.Dial(network, address)
 	}

@@ -11,6 +11,7 @@ type loss struct {
 	c *conn
 
 	mu    sync.Mutex
+	had   bool      // there was a session: before that, Open tells
 	since time.Time // zero: connected
 	said  bool
 	id    int64 // of the session that was lost
@@ -28,7 +29,9 @@ func (l *loss) note(s *session) {
 	s.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.had = l.had || st.ID != 0
 	switch {
+	case !l.had:
 	case !ok && l.since.IsZero():
 		l.since, l.id = time.Now(), st.ID
 	case !ok && !l.said && time.Since(l.since) > l.worthSaying():

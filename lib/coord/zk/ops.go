@@ -185,6 +185,12 @@ func (c *conn) Txn(ctx context.Context, ops ...coord.Op) ([]coord.Stat, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(reqs) > len(ops) && !c.counted.Load() {
+		if err := c.makeRoot(ctx, c.counter()); err != nil {
+			return nil, err
+		}
+		c.counted.Store(true)
+	}
 	type result struct {
 		each    []zk.MultiResponse
 		session int64
@@ -193,6 +199,10 @@ func (c *conn) Txn(ctx context.Context, ops ...coord.Op) ([]coord.Stat, error) {
 		each, err := s.zk.Multi(reqs...)
 		return result{each, s.zk.SessionID()}, err
 	})
+	if errors.Is(err, zk.ErrNoNode) && len(r.each) > len(ops) && errors.Is(r.each[len(ops)].Error, zk.ErrNoNode) {
+		c.counted.Store(false) // somebody has removed it
+		return c.Txn(ctx, ops...)
+	}
 	if err != nil {
 		return nil, c.explainTxn(ops, r.each, err)
 	}

@@ -42,9 +42,9 @@ func (c *conn) begin() (*session, error) {
 	made := make(chan struct{})
 	var err error
 	s.zk, _, err = zk.Connect(c.addr.Servers, c.timeout,
-		zk.WithDialer(func(network, address string, timeout time.Duration) (net.Conn, error) {
+		zk.WithDialer(func(network, address string, _ time.Duration) (net.Conn, error) {
 			<-made // no session before s.zk is set
-			return s.dial(network, address, timeout)
+			return s.dial(network, address)
 		}),
 		zk.WithHostProvider(&hosts{}),
 		zk.WithEventCallback(s.event), // the library's channel drops events

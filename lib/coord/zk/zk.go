@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-zookeeper/zk"
@@ -46,6 +47,8 @@ type conn struct {
 	cur     *session      // nil: none at the moment
 	ready   chan struct{} // closed when there is a current session
 	trouble error         // why there is none
+
+	counted atomic.Bool // the counter is there
 
 	once sync.Once
 	done chan struct{} // closed by Close
@@ -216,9 +219,6 @@ func (c *conn) join(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.makeRoot(ctx, c.counter()); err != nil {
-		return err
-	}
 	acl, err := request(ctx, c, false, func(s *session) ([]zk.ACL, error) {
 		acl, _, err := s.zk.GetACL(c.addr.Path)
 		return acl, err
@@ -255,6 +255,7 @@ func (c *conn) makeRoot(ctx context.Context, path string) error {
 }
 
 // counter is a node of which nothing but the transactions' numbers is wanted.
+// It is made for the first of them.
 func (c *conn) counter() string { return c.addr.Path + "/" + counterName }
 
 const counterName = "%zxid" // no name of ours: those with a % continue with two digits
