@@ -131,7 +131,9 @@ func (s *site) shutdown() {
 		p.Process.Signal(syscall.SIGINT) // all at once
 	}
 	for _, p := range s.procs {
-		p.End(syscall.SIGINT)
+		if !p.End(syscall.SIGINT) {
+			s.t.Errorf("%v does not end", p.Args)
+		}
 	}
 	if left := lab.Related(s.dir); len(left) != 0 {
 		s.t.Errorf("processes that were left: %q", left)

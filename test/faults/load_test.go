@@ -41,7 +41,7 @@ type load struct {
 
 // pace is the time between a frontend's posts: the workers keep up with it, on
 // a slow machine too.
-const pace = 300 * time.Millisecond
+const pace = 500 * time.Millisecond
 
 func (s *site) load() *load {
 	s.t.Helper()

@@ -109,14 +109,16 @@ func (p *Proc) Kill() {
 }
 
 // End asks the process with a signal to end, and waits until it has. One that
-// does not is killed.
-func (p *Proc) End(s os.Signal) {
+// does not is killed, and the result is false.
+func (p *Proc) End(s os.Signal) bool {
 	p.Process.Signal(syscall.SIGCONT)
 	p.Process.Signal(s)
 	select {
 	case <-p.Done:
+		return true
 	case <-time.After(20 * time.Second):
 		p.Kill()
+		return false
 	}
 }
 

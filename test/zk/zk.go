@@ -59,7 +59,7 @@ type Options struct {
 	Nodes    int           // 1 unless given
 	TickTime time.Duration // ZooKeeper's unit of time; a session lasts at least two, and ends up to one late; 500ms unless given
 	Heap     string        // a node's: 256m unless given
-	JVM      string        // more flags
+	JVM      string        // more flags; those for a short life unless given
 	Config   string        // more lines for zoo.cfg
 	NoFsync  bool          // answer before the data is on the disk
 	TLS      bool          // a second client port, with TLS and client certificates; see Keys
@@ -98,6 +98,9 @@ func Start(t testing.TB, o Options) *Ensemble {
 	}
 	if o.Heap == "" {
 		o.Heap = "256m"
+	}
+	if o.JVM == "" {
+		o.JVM = "-XX:TieredStopAtLevel=1" // what the better compiler costs, a test does not earn back
 	}
 	dir, err := os.MkdirTemp("", "distci-zk-")
 	if err != nil {
