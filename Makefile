@@ -1,5 +1,6 @@
 # make            build the programs into bin/
 # make demo       a real build of this repository, end to end, here
+# make cluster    three ZooKeeper nodes, three frontends, ten workers here; a third of it all is killed
 # make test       all tests
 # make check      format, vet, staticcheck, man pages, shell scripts
 # make bench      measurements, one JSON object a line; BENCH=regexp chooses
@@ -12,13 +13,16 @@ PROGRAMS = distci-buildctl distci-checkout distci-claim distci-copy distci-exec 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 SHELL_SCRIPTS = $(wildcard examples/*.sh test/*.sh test/*/*.sh) .ci/run
 
-.PHONY: all demo test check bench install clean
+.PHONY: all demo cluster test check bench install clean
 
 all:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS:%=./cmd/%)
 
 demo: all
 	sh examples/demo.sh
+
+cluster: all
+	bash examples/cluster.sh
 
 test: all
 	sh test/prepare.sh
