@@ -84,6 +84,8 @@ type Change struct {
 	Post []*ticket.Ticket // tickets to post
 	Next *ticket.Ticket   // the one of Post that End's holder claims at once; nil: none
 	Ops  []coord.Op       // operations on other parts of the tree
+
+	uncertain bool // an answer was lost, and what came after said nothing of it
 }
 
 // OpError is the refusal of one of the operations that were to be carried out
@@ -99,13 +101,14 @@ func (e *OpError) Unwrap() error { return e.Err }
 // Commit carries out a change, and returns the claim of its Next; nil if that
 // was lost before the answer was known. Errors:
 // ErrLost if End's claim is lost; an *OpError if one of Ops was refused;
-// nothing was changed then. Any other error leaves the outcome open, as ctx
+// nothing was changed then, unless the answer to an earlier try was lost, and a
+// caller without a claim must look whether that was carried out. Any other error leaves the outcome open, as ctx
 // does when it ends.
 func (q *Queue) Commit(ctx context.Context, ch Change) (*Claim, error) {
 	begin := time.Now()
 	next, err := q.commit(ctx, &ch)
 	var refused *OpError
-	if errors.As(err, &refused) {
+	if errors.As(err, &refused) && !ch.uncertain {
 		return nil, err
 	}
 	if ch.End != nil {
@@ -302,7 +305,12 @@ func (q *Queue) resolve(ctx context.Context, ch *Change, err error) (_ *Claim, a
 		again, err := q.refused(ctx, ch, err)
 		return nil, again, err
 	case ch.End == nil:
-		return nil, false, q.arePosted(ctx, ch, err)
+		if q.arePosted(ctx, ch, err) {
+			return nil, false, nil
+		}
+		ch.uncertain = true
+		again, err := q.refused(ctx, ch, err)
+		return nil, again, err
 	case refused && ch.End.session != 0 && !ch.End.over():
 		// While our session lived on, nobody else could take the ticket: it went
 		// by our own first try.
@@ -328,18 +336,18 @@ func (q *Queue) resolve(ctx context.Context, ch *Change, err error) (_ *Claim, a
 	return nil, false, fault.Errorf(fault.Temporary, "queue: ticket %s was ended by us or by its next holder: %w", ch.End.place.id, coord.ErrUnknown)
 }
 
-// arePosted returns nil if the tickets of an uncertain change are there, whose
-// repeat was refused with err.
-func (q *Queue) arePosted(ctx context.Context, ch *Change, err error) error {
+// arePosted tells whether the tickets of an uncertain change are there, whose
+// repeat was refused with err. If they are not, they may have been worked off.
+func (q *Queue) arePosted(ctx context.Context, ch *Change, err error) bool {
 	if !errors.Is(err, coord.ErrNodeExists) && (len(ch.Ops) == 0 || !errors.Is(err, coord.ErrBadVersion)) {
-		return err
+		return false
 	}
 	for _, t := range ch.Post {
-		if _, _, e := q.Get(ctx, t.ID); e != nil {
-			return err
+		if _, _, err := q.Get(ctx, t.ID); err != nil {
+			return false
 		}
 	}
-	return nil
+	return true
 }
 
 // reclaim finds the claim that this session has just made on a ticket; nil if

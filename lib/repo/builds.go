@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -36,11 +37,33 @@ func (r *Repo) Trigger(ctx context.Context, id string, cause *build.Cause) (*bui
 		if !errors.As(err, &refused) {
 			return b, err
 		}
-		// Somebody else has taken the number; or it was we, and the answer got lost.
-		if rec, e := r.live(ctx, id, b.Number); e == nil && rec.State.Created.Equal(*b.State.Created) {
+		// Somebody else has taken the number; or it was we, the answer got lost,
+		// and the build may even have ended.
+		mine, err := r.began(ctx, id, b)
+		if err != nil {
+			return nil, fmt.Errorf("%w; whether it began build %d: %w", coord.ErrUnknown, b.Number, err)
+		}
+		if mine {
 			return b, nil
 		}
 	}
+}
+
+// began tells whether the build with b's number is b.
+func (r *Repo) began(ctx context.Context, id string, b *build.Build) (bool, error) {
+	there := &b.State
+	if rec, err := r.live(ctx, id, b.Number); err == nil {
+		there = &rec.State
+	} else if !errors.Is(err, ErrNoBuild) {
+		return false, err
+	} else if old, err := r.finished(ctx, id, b.Number); err == nil {
+		there = &old.State
+	} else if errors.Is(err, ErrNoBuild) {
+		return false, nil
+	} else {
+		return false, err
+	}
+	return there.Created != nil && there.Created.Equal(*b.State.Created), nil
 }
 
 // triggerOps makes the next build of a job, the ticket that starts it, and the
