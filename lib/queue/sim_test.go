@@ -37,20 +37,20 @@ type result struct {
 
 // faultsOf are the faults of a schedule: none, a few, many, or one kind alone.
 func faultsOf(rnd *rand.Rand, clients int) sim.Faults {
-	all := sim.Faults{Lose: 0.08, Stop: 0.01, Pause: 0.004, Cut: 0.008, Crash: 0.004, Crashes: clients - 1}
+	all := sim.Faults{Lose: 0.08, Stop: 0.03, Pause: 0.004, Cut: 0.008, Crash: 0.004, Crashes: clients - 1}
 	switch rnd.IntN(8) {
 	case 0:
 		return sim.Faults{}
 	case 1:
 		return sim.Faults{Lose: 0.2}
 	case 2:
-		return sim.Faults{Stop: 0.03, Pause: 0.01}
+		return sim.Faults{Stop: 0.25, Pause: 0.005}
 	case 3:
 		return sim.Faults{Lose: 0.05, Cut: 0.02}
 	case 4:
 		return sim.Faults{Lose: 0.02, Crash: 0.02, Crashes: clients - 1}
 	case 5:
-		return sim.Faults{Lose: 0.1, Stop: 0.05, Pause: 0.02, Cut: 0.02}
+		return sim.Faults{Lose: 0.1, Stop: 0.1, Pause: 0.02, Cut: 0.02}
 	}
 	return all
 }
@@ -59,7 +59,7 @@ func faultsOf(rnd *rand.Rand, clients int) sim.Faults {
 func simulate(t *testing.T, sc schedule) (res result) {
 	synctest.Test(t, func(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(sc.seed, 1))
-		clients := 2 + rnd.IntN(3)
+		clients := []int{2, 2, 3, 3, 4}[rnd.IntN(5)]
 		w := sim.New(sim.Options{Seed: sc.seed, Timeout: 400 * time.Millisecond, Quiet: synctest.Wait,
 			Faults: faultsOf(rnd, clients), Trace: sc.trace, Steps: 6000})
 		for _, path := range []string{"/done", "/build", "/q", "/run", "/c", "/lease"} {
@@ -81,7 +81,7 @@ func simulate(t *testing.T, sc schedule) (res result) {
 			all.Go(func() { x.run(t.Context(), posts) })
 		}
 		fail := func(format string, args ...any) { res.broken = append(res.broken, fmt.Sprintf(format, args...)) }
-		steps := 50 + rnd.IntN(500)
+		steps := 50 + rnd.IntN(300)
 		drained := func() bool {
 			steps--
 			return steps%16 == 0 && s.none(&s.posting) && w.Settled() && len(left(w)) == 0
@@ -164,6 +164,8 @@ func judge(w *sim.World, workers []*simWorker, fail func(format string, args ...
 				fail("ticket %s: told to have committed it as %q, and it was %q", a.id, a.entry, entries[a.id])
 			case errors.Is(a.err, queue.ErrLost) && did:
 				fail("ticket %s: told that the claim was lost, and committed it as %q", a.id, a.entry)
+			case errors.Is(a.err, queue.ErrLost) && a.held:
+				fail("ticket %s: %s was told that the claim was lost, and its session lives", a.id, a.entry)
 			}
 		}
 	}

@@ -38,6 +38,7 @@ type answer struct {
 	id    string
 	entry string // that it was to leave in the ledger
 	err   error
+	held  bool // it held the ticket, for certain, when it was answered
 }
 
 // The ledger: the permanent record that is created with the post and set, at
@@ -72,9 +73,15 @@ func (s *simWorker) run(ctx context.Context, posts int) {
 		s.post(ctx)
 	}
 	begun()
+	line := s.q.Waiter()
 	for !s.over() {
-		s.turn(ctx)
-		s.rest(40)
+		if s.turn(ctx) {
+			continue
+		}
+		if s.rest(40); s.rnd.IntN(6) == 0 {
+			_, _ = line.Wait(ctx, simOffer, nil, 100*time.Millisecond)
+			line.Leave(ctx)
+		}
 	}
 }
 
@@ -107,14 +114,15 @@ func (s *simWorker) post(ctx context.Context) {
 	}
 }
 
-// turn is one look for work. Errors of the service are nothing: it looks again.
-func (s *simWorker) turn(ctx context.Context) {
+// turn is one look for work, and tells whether there was any. Errors of the
+// service are nothing: it looks again.
+func (s *simWorker) turn(ctx context.Context) bool {
 	if s.rnd.IntN(3) == 0 {
 		_, _ = s.q.Requeue(ctx)
 	}
 	if s.rnd.IntN(4) == 0 {
 		s.serve(ctx)
-		return
+		return false
 	}
 	asking, cancel := ctx, func() {}
 	if s.rnd.IntN(4) == 0 { // somebody stops the worker while it asks
@@ -122,12 +130,18 @@ func (s *simWorker) turn(ctx context.Context) {
 	}
 	c, _ := s.q.Claim(asking, simOffer, s.name, nil)
 	cancel()
+	found := c != nil
 	for c != nil {
-		if s.rnd.IntN(2) == 0 {
+		switch s.rnd.IntN(12) {
+		case 0, 1, 2, 3, 4, 5:
+		case 6: // longer than a session
+			s.rest(800)
+		default:
 			s.rest(60)
 		}
 		c = s.end(ctx, c)
 	}
+	return found
 }
 
 // end ends a claim in one of the ways that there are, and returns the one that
@@ -184,10 +198,13 @@ func (s *simWorker) commit(ctx context.Context, ch queue.Change) (*queue.Claim, 
 		if errors.As(err, &refused) && errors.Is(err, coord.ErrBadVersion) {
 			continue
 		}
-		s.told(answer{ch.End.Ticket.ID, entry, err})
+		s.told(answer{ch.End.Ticket.ID, entry, err, err != nil && s.holds(ch.End)})
 		return next, err
 	}
 }
+
+// holds tells whether a claim that goes with a session cannot have been lost.
+func (s *simWorker) holds(c *queue.Claim) bool { return c.Worker == s.name && c.Held() }
 
 func (s *simWorker) told(a answer) {
 	if s.client.Crashed() {

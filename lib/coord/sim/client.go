@@ -24,6 +24,7 @@ type Client struct {
 	inbox   []*request // called, not yet sent
 	answers []*request // to be delivered, in order
 	watches []*watch
+	last    []coord.Op // of its last transaction
 	away    state
 	back    time.Time // when it is no longer away
 	closed  bool
@@ -124,6 +125,9 @@ func (c *Client) enqueue(ctx context.Context, r *request) error {
 		return fmt.Errorf("sim: %w", ctx.Err())
 	}
 	r.asked = c.session.id
+	if r.kind == txn {
+		c.last = r.ops
+	}
 	c.inbox = append(c.inbox, r)
 	c.w.poke()
 	return nil

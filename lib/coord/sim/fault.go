@@ -34,7 +34,7 @@ func (w *World) leave(c *Client, how state, now time.Time) {
 	t := w.o.Timeout
 	d := time.Duration(w.rnd.Int64N(int64(t) / 2))
 	if w.rnd.IntN(2) == 0 { // close to the end, or beyond it
-		d = t/2 + time.Duration(w.rnd.Int64N(int64(t)))
+		d = t/2 + time.Duration(w.rnd.Int64N(2*int64(t)))
 	}
 	c.away, c.back = how, now.Add(d)
 	c.session.silent, c.session.end = now, now.Add(t+time.Duration(w.rnd.Int64N(int64(t)/4)))

@@ -12,9 +12,13 @@ import (
 // submit sends what the clients have called.
 func (w *World) submit() {
 	for _, c := range w.clients {
+		if c.away == cut && len(c.inbox) > 0 && w.rnd.IntN(4) == 0 { // without a connection it is given up
+			w.lose(c.inbox[0])
+			c.inbox = c.inbox[1:]
+		}
 		for len(c.inbox) > 0 && c.away == present {
 			r := c.inbox[0]
-			if !w.calm && !r.held && w.chance(w.o.Faults.Stop) {
+			if r.kind == txn && !w.calm && !r.held && w.chance(w.o.Faults.Stop) {
 				r.held = true
 				w.leave(c, paused, time.Now())
 				continue
@@ -73,7 +77,9 @@ func (w *World) perform(s *session, r *request) {
 	r.err = nil
 	switch r.kind {
 	case txn:
-		r.stats, r.err = w.tree.txn(s.id, r.ops)
+		if r.stats, r.err = w.tree.txn(s.id, r.ops); r.err == nil {
+			w.hurry(r.ops)
+		}
 		w.notify()
 		return
 	case get:
@@ -90,6 +96,23 @@ func (w *World) perform(s *session, r *request) {
 	}
 	if r.err != nil {
 		r.err = fmt.Errorf("sim: %s: %w", r.path, r.err)
+	}
+}
+
+// hurry lets clients whose sessions are over come back right after somebody
+// else's transaction on the nodes of their own last one, when what they knew
+// has just become wrong.
+func (w *World) hurry(ops []coord.Op) {
+	for _, c := range w.clients {
+		if c.away == present || c.away == crashed || !c.session.over {
+			continue
+		}
+		related := slices.ContainsFunc(c.last, func(own coord.Op) bool {
+			return slices.ContainsFunc(ops, func(op coord.Op) bool { return op.Path == own.Path })
+		})
+		if related && w.rnd.IntN(3) == 0 {
+			c.back = time.Now()
+		}
 	}
 }
 

@@ -40,7 +40,7 @@ import (
 // Faults are the chances of what can go wrong, from 0 to 1.
 type Faults struct {
 	Lose  float64 // for each request: its answer is lost
-	Stop  float64 // for each request: its process is stopped just before it is sent
+	Stop  float64 // for each transaction: its process is stopped just before it is sent
 	Pause float64 // for each step: a process is stopped
 	Cut   float64 // for each step: a client is cut off
 	Crash float64 // for each step: a process crashes
@@ -251,7 +251,7 @@ func (w *World) step() (wait time.Duration, deaf bool) {
 		return next.Sub(now), false
 	}
 	switch {
-	case !next.IsZero() && w.rnd.IntN(16) == 0: // the service is too slow for whoever is away
+	case w.expiring() && w.rnd.IntN(16) == 0: // everything is too slow for whoever is away
 		return next.Sub(now), true
 	case w.rnd.IntN(8) == 0: // the clients' own time passes
 		return time.Duration(1+w.rnd.IntN(20)) * time.Millisecond, true
@@ -263,6 +263,13 @@ func (w *World) step() (wait time.Duration, deaf bool) {
 		w.deliver(a.client)
 	}
 	return 0, false
+}
+
+// expiring tells whether there is a session that is silent and not yet over.
+func (w *World) expiring() bool {
+	return len(w.dying) > 0 || slices.ContainsFunc(w.clients, func(c *Client) bool {
+		return !c.session.over && !c.session.silent.IsZero()
+	})
 }
 
 // action is the execution of a session's next request, or the delivery of a
