@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -84,7 +85,7 @@ func simulate(t *testing.T, sc schedule) (res result) {
 		steps := 50 + rnd.IntN(300)
 		drained := func() bool {
 			steps--
-			return steps%16 == 0 && s.none(&s.posting) && w.Settled() && len(left(w)) == 0
+			return steps%32 == 0 && s.none(&s.posting) && w.Settled() && len(left(w)) == 0
 		}
 		if err := w.Run(func() bool { return drained() || steps < 0 }); err != nil {
 			t.Fatal(err) // fewer steps than are allowed
@@ -209,6 +210,20 @@ func explore(t *testing.T, first uint64, n int, wrap func(coord.Conn) coord.Conn
 	}
 	all.Wait()
 	return seed, found, result{requests: int(requests.Load()), steps: int(steps.Load())}
+}
+
+// TestReplay: a seed tells all of a schedule, so that what was found can be
+// looked at.
+func TestReplay(t *testing.T) {
+	for seed := range uint64(30) {
+		var traces [2][]string
+		for i := range traces {
+			simulate(t, schedule{seed: seed, trace: func(line string) { traces[i] = append(traces[i], line) }})
+		}
+		if !slices.Equal(traces[0], traces[1]) {
+			t.Errorf("seed %d: two traces, of %d and %d lines", seed, len(traces[0]), len(traces[1]))
+		}
+	}
 }
 
 // TestSchedules explores the queue's protocol. With -seed it replays one

@@ -61,7 +61,9 @@ func (w *World) execute(s *session) {
 		w.trace("%s %s never arrives", r.c.name, r)
 	} else {
 		w.perform(s, r)
-		w.trace("%s %s: %v", r.c.name, r, outcome(r.err))
+		if w.o.Trace != nil {
+			w.trace("%s %s: %s", r.c.name, r, outcome(r.err))
+		}
 	}
 	if lost {
 		if r.err = errReadAgain; r.kind == txn {
@@ -72,6 +74,15 @@ func (w *World) execute(s *session) {
 		r.c.answers = append(r.c.answers, r)
 	}
 }
+
+// readError is the refusal of a read. Most of them nobody prints.
+type readError struct {
+	path string
+	err  error
+}
+
+func (e *readError) Error() string { return "sim: " + e.path + ": " + e.err.Error() }
+func (e *readError) Unwrap() error { return e.err }
 
 func (w *World) perform(s *session, r *request) {
 	r.err = nil
@@ -95,7 +106,7 @@ func (w *World) perform(s *session, r *request) {
 		}
 	}
 	if r.err != nil {
-		r.err = fmt.Errorf("sim: %s: %w", r.path, r.err)
+		r.err = &readError{r.path, r.err}
 	}
 }
 
