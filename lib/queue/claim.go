@@ -1,8 +1,10 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -68,15 +70,18 @@ func (c *Claim) Held() bool {
 }
 
 // Claim takes a ticket of the highest priority that a worker with these
-// capabilities may take, of those the oldest, or nearly so. It returns nil if there is none. Tickets for which
-// skip (which may be nil) is true are left to others.
+// capabilities may take, of those the oldest, or nearly so. It returns nil if
+// there is none. Tickets for which skip (which may be nil) is true are left to
+// others. What is in the queue and no ticket is told once, as an error of kind
+// fault.Internal, if there is nothing else, and left alone.
 func (q *Queue) Claim(ctx context.Context, offer []string, worker string, skip func(id string) bool) (*Claim, error) {
 	// The head first; after each race that was lost, a wider choice, so that
 	// many workers do not keep running into each other.
+	var odd error
 	for window := 1; window <= 256; window *= 4 {
 		places, err := q.oldest(ctx, offer, skip)
 		if err != nil || len(places) == 0 {
-			return nil, err
+			return nil, cmp.Or(err, odd)
 		}
 		for range 3 {
 			if len(places) == 0 {
@@ -84,13 +89,38 @@ func (q *Queue) Claim(ctx context.Context, offer []string, worker string, skip f
 			}
 			i := q.intn(min(window, len(places)))
 			c, err := q.claimAt(ctx, places[i], worker)
+			if errors.Is(err, errForeign) {
+				q.ignore(places[i])
+				odd, err = err, nil
+			}
 			if c != nil || err != nil {
 				return c, err
 			}
 			places = slices.Delete(places, i, i+1)
 		}
 	}
-	return nil, nil
+	return nil, odd
+}
+
+// errForeign: a node in the queue is none of ours.
+var errForeign = errors.New("not one of our tickets; it is left alone")
+
+// maxForeign bounds how many foreign nodes are remembered.
+const maxForeign = 10000
+
+func (q *Queue) ignore(p place) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.foreign) >= maxForeign {
+		clear(q.foreign)
+	}
+	q.foreign[p] = true
+}
+
+func (q *Queue) ignored(p place) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.foreign[p]
 }
 
 // oldest lists tickets that a worker with these capabilities may take: those of
@@ -145,8 +175,8 @@ func (q *Queue) head(ctx context.Context, name string, skip func(id string) bool
 			return nil, err
 		}
 		for _, id := range ids {
-			if skip == nil || !skip(id) {
-				places = append(places, place{name, slice, id})
+			if p := (place{name, slice, id}); (skip == nil || !skip(id)) && !q.ignored(p) {
+				places = append(places, p)
 			}
 		}
 		if len(places) > 0 {
@@ -163,14 +193,22 @@ func (q *Queue) head(ctx context.Context, name string, skip func(id string) bool
 func (q *Queue) claimAt(ctx context.Context, p place, worker string) (*Claim, error) {
 	data, st, err := q.conn.Get(ctx, p.ticket())
 	if errors.Is(err, coord.ErrNoNode) {
+		if _, _, err := q.conn.Get(ctx, p.ready()); err == nil {
+			return nil, fault.Errorf(fault.Internal, "queue: %s names no ticket: %w", p.ready(), errForeign)
+		} else if !errors.Is(err, coord.ErrNoNode) {
+			return nil, err
+		}
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	t, err := ticket.Parse(data)
+	if err == nil && t.ID != p.id {
+		err = fmt.Errorf("the ticket in it has the id %q", t.ID)
+	}
 	if err != nil {
-		return nil, fault.Errorf(fault.Internal, "queue: ticket %s: %w", p.id, err)
+		return nil, fault.Errorf(fault.Internal, "queue: %s: %w: %w", p.ticket(), err, errForeign)
 	}
 	c := q.newClaim(t, p, worker)
 	return c, q.take(ctx, &c, st.Version, coord.CreateEphemeral(c.path, c.record().encode()))

@@ -117,7 +117,8 @@ func (p place) slicePaths() [2]string {
 // placeInRun reads a run entry.
 func placeInRun(id string, data []byte) (place, bool) {
 	s, slice, ok := strings.Cut(string(data), "/")
-	return place{s, slice, id}, ok
+	p := place{s, slice, id}
+	return p, ok && coord.CheckPath(p.ticket()) == nil
 }
 
 // claimRecord is the data of a claim.

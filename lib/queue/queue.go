@@ -32,9 +32,10 @@ type Queue struct {
 	trace func(Event)
 	intn  func(n int) int // a random number below n
 
-	mu     sync.Mutex
-	slices map[string]*slice // by set: where the next ticket goes
-	swept  turn
+	mu      sync.Mutex
+	slices  map[string]*slice // by set: where the next ticket goes
+	swept   turn
+	foreign map[place]bool // what is in the queue and no ticket
 }
 
 type slice struct {
@@ -66,7 +67,7 @@ func New(ctx context.Context, conn coord.Conn, o Options) (*Queue, error) {
 			return nil, err
 		}
 	}
-	return &Queue{conn: conn, trace: o.Trace, intn: o.Intn, slices: map[string]*slice{}}, nil
+	return &Queue{conn: conn, trace: o.Trace, intn: o.Intn, slices: map[string]*slice{}, foreign: map[place]bool{}}, nil
 }
 
 // Post posts a ticket, together with other operations if there are any: all or

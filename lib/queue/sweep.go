@@ -13,7 +13,8 @@ import (
 
 // Requeue makes the tickets ready again whose holders are gone: claimed, but
 // without a claim, or with a lease that has run out. Any number of processes
-// may do so at any time. It returns the tickets' ids.
+// may do so at any time. It returns the tickets' ids. What is there and no
+// ticket is told once, as for Claim.
 func (q *Queue) Requeue(ctx context.Context) ([]string, error) {
 	running, err := q.conn.Children(ctx, runRoot)
 	if err != nil || len(running) == 0 {
@@ -28,20 +29,26 @@ func (q *Queue) Requeue(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	var done []string
+	var odd []error
 	for _, id := range running {
 		if _, held := slices.BinarySearch(claims, id); held {
 			continue
 		}
 		_, leased := slices.BinarySearch(leases, id)
 		ok, err := q.requeue(ctx, id, leased)
-		if err != nil {
+		switch p := (place{id: id}); {
+		case errors.Is(err, errForeign) && q.ignored(p): // told before
+		case errors.Is(err, errForeign):
+			q.ignore(p)
+			odd = append(odd, err)
+		case err != nil:
 			return done, err
 		}
 		if ok {
 			done = append(done, id)
 		}
 	}
-	return done, q.tidy(ctx)
+	return done, errors.Join(append(odd, q.tidy(ctx))...)
 }
 
 // requeue puts one ticket back if its holder is gone. It reads first and
@@ -56,7 +63,7 @@ func (q *Queue) requeue(ctx context.Context, id string, leased bool) (bool, erro
 	}
 	p, ok := placeInRun(id, entry)
 	if !ok {
-		return false, fault.Errorf(fault.Internal, "queue: %s%s: %q is not a place", runRoot, id, entry)
+		return false, fault.Errorf(fault.Internal, "queue: %s/%s: %q is not a place: %w", runRoot, id, entry, errForeign)
 	}
 	data, st, err := q.conn.Get(ctx, p.ticket())
 	if errors.Is(err, coord.ErrNoNode) {
@@ -67,7 +74,7 @@ func (q *Queue) requeue(ctx context.Context, id string, leased bool) (bool, erro
 	}
 	t, err := ticket.Parse(data)
 	if err != nil {
-		return false, fault.Errorf(fault.Internal, "queue: ticket %s: %w", id, err)
+		return false, fault.Errorf(fault.Internal, "queue: %s: %w: %w", p.ticket(), err, errForeign)
 	}
 	// Creating the claim and the lease for an instant proves that nobody holds
 	// it: what was listed may have been given back and taken again since.
