@@ -88,7 +88,7 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	handler := api.New(cl.Repo, api.Options{})
 	w, err := worker.New(worker.Options{
 		Repo: cl.Repo, Layers: workspace.NewLayers(cl.Store, cached, workspace.Limits{}), Sandbox: sb, Name: *id, Dir: filepath.Join(*state, "work"),
-		Slots: *jobs, Loop: *loop, Wait: *wait, Session: *session, Grace: *grace, Log: log,
+		Slots: *jobs, Loop: *loop, Wait: *wait, Session: cl.Conn.Session().Timeout, Grace: *grace, Log: log,
 		API: func(job string, n ticket.Number) http.Handler { return api.Scoped(handler, job, n) },
 		Tools: worker.Tools{Path: worker.ToolPath(*path), Program: fs.Args(), Labels: *labels, Capabilities: *capabilities,
 			PassEnv: *pass, TrustedEnv: trusted(*mirror, *credentials)},
