@@ -19,6 +19,7 @@ import (
 // bench is one measurement's folder, with the processes that it has started.
 type bench struct {
 	dir   string
+	coord string // the coordination's address
 	procs []*exec.Cmd
 }
 
@@ -42,7 +43,7 @@ func program(name string) string {
 
 func (b *bench) env() []string {
 	env := slicesWithout(os.Environ(), "DISTCI_")
-	return append(env, "DISTCI_COORD=local:"+b.dir+"/coord.db", "DISTCI_STORE=dir:"+b.dir+"/store", "XDG_CONFIG_HOME="+b.dir+"/config")
+	return append(env, "DISTCI_COORD="+b.coord, "DISTCI_STORE=dir:"+b.dir+"/store", "XDG_CONFIG_HOME="+b.dir+"/config")
 }
 
 func slicesWithout(env []string, prefix string) []string {

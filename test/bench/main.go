@@ -48,6 +48,10 @@ func main() {
 		{"handover", handover},
 		{"checkout", checkout},
 		{"idle", idle},
+		{"zk-queue", zkQueue},
+		{"zk-wait", zkWait},
+		{"zk-step", zkStep},
+		{"zk-kill", zkKill},
 	} {
 		if !re.MatchString(m.name) {
 			continue
@@ -67,7 +71,7 @@ func measure(m measurement) error {
 	if err != nil {
 		return err
 	}
-	b := &bench{dir: dir}
+	b := &bench{dir: dir, coord: "local:" + dir + "/coord.db"}
 	defer b.close()
 	return m.run(b)
 }
