@@ -88,10 +88,9 @@ func TestPlanted(t *testing.T) {
 		{"requeue without the probe", func() func(context.Context, coord.Conn, []coord.Op) ([]coord.Stat, error) { return noProbe }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			n := *schedulesFlag
-			seed, found, _ := explore(t, 1, n, func(conn coord.Conn) coord.Conn { return planted{conn, c.txn()} })
+			seed, found, total := explore(t, *schedulesFlag, func(conn coord.Conn) coord.Conn { return planted{conn, c.txn()} })
 			if len(found.broken) == 0 {
-				t.Fatalf("not found by %d schedules", n)
+				t.Fatalf("not found by %d schedules", total.schedules)
 			}
 			t.Logf("found by schedule %d: %s", seed, found.broken[0])
 		})

@@ -120,14 +120,11 @@ func (s *simWorker) turn(ctx context.Context) bool {
 	if s.rnd.IntN(3) == 0 {
 		_, _ = s.q.Requeue(ctx)
 	}
-	if s.rnd.IntN(4) == 0 {
+	if n := s.rnd.IntN(8); n == 0 || n < 6 && s.leases {
 		s.serve(ctx)
 		return false
 	}
-	asking, cancel := ctx, func() {}
-	if s.rnd.IntN(4) == 0 { // somebody stops the worker while it asks
-		asking, cancel = context.WithTimeout(ctx, time.Duration(s.rnd.IntN(60))*time.Millisecond)
-	}
+	asking, cancel := s.hasty(ctx)
 	c, _ := s.q.Claim(asking, simOffer, s.name, nil)
 	cancel()
 	found := c != nil
@@ -142,6 +139,14 @@ func (s *simWorker) turn(ctx context.Context) bool {
 		c = s.end(ctx, c)
 	}
 	return found
+}
+
+// hasty is a context of somebody who may not wait for an answer.
+func (s *simWorker) hasty(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.rnd.IntN(4) > 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, time.Duration(s.rnd.IntN(60))*time.Millisecond)
 }
 
 // end ends a claim in one of the ways that there are, and returns the one that
@@ -193,7 +198,9 @@ func (s *simWorker) commit(ctx context.Context, ch queue.Change) (*queue.Claim, 
 			}
 			ch.Ops = append(ch.Ops, coord.Set("/build", nil, st.Version))
 		}
-		next, err := s.q.Commit(ctx, ch)
+		waiting, cancel := s.hasty(ctx)
+		next, err := s.q.Commit(waiting, ch)
+		cancel()
 		var refused *queue.OpError
 		if errors.As(err, &refused) && errors.Is(err, coord.ErrBadVersion) {
 			continue
@@ -262,7 +269,8 @@ func (s *simWorker) serve(ctx context.Context) {
 // simulation is what the processes of one schedule share: only what the judge
 // needs, nothing that decides what they do, but for its end.
 type simulation struct {
-	wrap func(coord.Conn) coord.Conn // plants a fault; nil: none
+	wrap   func(coord.Conn) coord.Conn // plants a fault; nil: none
+	leases bool                        // most workers have no session
 
 	mu      sync.Mutex
 	posting int // workers that have not begun to work
