@@ -52,6 +52,7 @@ func main() {
 		{"zk-wait", zkWait},
 		{"zk-step", zkStep},
 		{"zk-kill", zkKill},
+		{"zk-scale", zkScale},
 	} {
 		if !re.MatchString(m.name) {
 			continue
