@@ -115,6 +115,9 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 			<-signals
 		}
 		stop()
+		// What waits for a service that does not answer ends with the session,
+		// which gives back all tickets as well.
+		time.AfterFunc(*grace+3*time.Second, func() { cl.Close() })
 	}()
 	n, err := w.Run(ctx, drain)
 	if e := w.Close(); err == nil {

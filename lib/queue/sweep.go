@@ -167,5 +167,8 @@ func (q *Queue) RequeueInTurn(ctx context.Context, interval time.Duration) ([]st
 	if err != nil {
 		return nil, err
 	}
+	q.mu.Lock()
+	q.swept = turn{st.Version + 1, time.Now()}
+	q.mu.Unlock()
 	return q.Requeue(ctx)
 }

@@ -32,7 +32,6 @@ type slot struct {
 
 	waiter *queue.Waiter
 	looked time.Time // at the whole queue; zero: it is to be looked at
-	swept  time.Time // when dead workers were last thought of
 
 	// The workspace that is there: of which build, made of which layers, and
 	// its index. No layers and no index: unknown.
@@ -121,7 +120,9 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 		}
 		return s.giveBack(ctx, c, err, false)
 	}
-	if idle.Err() != nil {
+	// Whoever has moved a build on does not go on with its first steps: older
+	// ones, or those of a higher priority, may wait.
+	if idle.Err() != nil || ctl != nil {
 		offer = nil
 	}
 	return s.commit(context.WithoutCancel(ctx), c, ctl, out, offer)

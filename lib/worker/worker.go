@@ -77,7 +77,7 @@ func New(o Options) (*Worker, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fault.Errorf(fault.Config, "worker: %w", err)
 	}
-	sweep(o.Dir, o.Log)
+	clean(o.Dir, o.Log)
 	w := &Worker{Options: o, path: filepath.Join(o.Dir, uuid.NewString()), later: map[string]time.Time{}}
 	if err := os.Mkdir(w.path, 0o700); err != nil {
 		return nil, fault.Errorf(fault.Config, "worker: %w", err)
@@ -103,9 +103,9 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// sweep removes the folders of workers that are gone. One whose lock is not
+// clean removes the folders of workers that are gone. One whose lock is not
 // there yet is about to be used.
-func sweep(dir string, log *slog.Logger) {
+func clean(dir string, log *slog.Logger) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
@@ -143,6 +143,17 @@ func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) (int, error) {
 		}
 	}()
 	var g errgroup.Group
+	if w.Loop {
+		sweeper := make(chan struct{})
+		go func() {
+			defer close(sweeper)
+			w.sweep(idle)
+		}()
+		defer func() {
+			stop()
+			<-sweeper
+		}()
+	}
 	counts := make([]int, w.Slots)
 	for i := range w.Slots {
 		g.Go(func() (err error) {
@@ -207,59 +218,54 @@ func (s *slot) run(ctx, idle context.Context) (n int, err error) {
 	return n, nil
 }
 
-// next takes a ticket; nil if there is none. Now and then it makes the tickets
-// of dead workers ready again first, in turn with all other workers, so that
-// such a ticket waits for it about a quarter of a session's time-out, besides
-// the time-out itself. Whoever takes one ticket only does so when there is
-// nothing else.
+// next takes a ticket; nil if there is none. Whoever takes one ticket only, and
+// finds none, makes those of dead workers ready again.
 func (s *slot) next(idle context.Context) (*queue.Claim, error) {
-	q := s.Repo.Queue()
-	if s.Loop && time.Since(s.swept) >= s.sweeps() {
-		s.swept = time.Now()
-		if err := s.requeue(idle, func(ctx context.Context) ([]string, error) { return q.RequeueInTurn(ctx, s.sweeps()) }); err != nil {
-			return nil, err
-		}
-	}
 	if time.Since(s.looked) < s.Session {
 		return nil, nil
 	}
+	q := s.Repo.Queue()
 	c, err := q.Claim(idle, s.offers(), s.Name, s.skip)
-	if c != nil || err != nil {
-		return c, err
-	}
-	if !s.Loop && time.Since(s.swept) >= s.sweeps() {
-		s.swept = time.Now()
-		if err := s.requeue(idle, q.Requeue); err != nil {
-			return nil, err
-		}
-		if c, err = q.Claim(idle, s.offers(), s.Name, s.skip); c != nil || err != nil {
-			return c, err
+	if c == nil && err == nil && !s.Loop {
+		if err = s.requeue(idle, q.Requeue); err == nil {
+			c, err = q.Claim(idle, s.offers(), s.Name, s.skip)
 		}
 	}
-	s.looked = time.Now().Add(rand.N(s.Session / 2))
-	return nil, nil
+	if c == nil && err == nil {
+		s.looked = time.Now().Add(rand.N(s.Session / 2))
+	}
+	return c, err
 }
 
-func (s *slot) requeue(idle context.Context, how func(context.Context) ([]string, error)) error {
-	ids, err := how(idle)
+// sweep makes the tickets of dead workers ready again, in turn with all other
+// workers, busy or not, until ctx is done: such a ticket waits for it about a
+// quarter of a session's time-out, besides the time-out itself.
+func (w *Worker) sweep(ctx context.Context) {
+	every := w.Session / 4
+	for ctx.Err() == nil {
+		err := w.requeue(ctx, func(ctx context.Context) ([]string, error) { return w.Repo.Queue().RequeueInTurn(ctx, every) })
+		if err != nil && ctx.Err() == nil && w.Repo.Reachable() {
+			w.Log.Error("looking for the tickets of dead workers: " + err.Error())
+		}
+		sleep(ctx, every)
+	}
+}
+
+func (w *Worker) requeue(ctx context.Context, how func(context.Context) ([]string, error)) error {
+	ids, err := how(ctx)
 	if len(ids) > 0 {
-		s.Log.Info("made tickets ready again whose workers are gone", "tickets", ids)
-		s.looked = time.Time{}
+		w.Log.Info("made tickets ready again whose workers are gone", "tickets", ids)
 	}
 	return err
 }
 
-// sweeps is how often somebody should look for tickets of dead workers.
-func (w *Worker) sweeps() time.Duration { return w.Session / 4 }
-
-// wait waits for a ticket until it is time for something else. Without news
-// the queue is looked at only once in a session's time-out, lest those in front
-// of the line be dead or deaf. A worker that got none in all that time needs no
-// workspace any more.
+// wait waits for a ticket. Without news the queue is looked at only once in a
+// session's time-out, lest those in front of the line be dead or deaf. A worker
+// that got none in all that time needs no workspace any more.
 func (s *slot) wait(idle context.Context, deadline time.Time) {
-	most := s.sweeps() - time.Since(s.swept)
+	most := s.Session - time.Since(s.looked)
 	if !s.Loop {
-		most = min(most, time.Until(deadline))
+		most = min(most, s.Session/4, time.Until(deadline))
 	}
 	later := s.waitsForLater()
 	if later {
@@ -267,7 +273,7 @@ func (s *slot) wait(idle context.Context, deadline time.Time) {
 	}
 	most = max(most, time.Millisecond)
 	news, err := s.waiter.Wait(idle, s.offers(), s.skip, most)
-	if news || err != nil || later { // the next look tells the same error
+	if news || err != nil || later || !s.Loop { // the next look tells the same error
 		s.looked = time.Time{}
 		return
 	}
