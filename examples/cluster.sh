@@ -7,7 +7,7 @@
 #
 # The ZooKeeper nodes come from test/zk/ensemble.sh; for real machines see
 # examples/zoo.cfg and examples/systemd.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '%3ds  %s\n' "$SECONDS" "$*"; }
@@ -26,16 +26,16 @@ keepers=() fronts=() # the processes, by zone
 workers=()           # by number, from 1
 zone_of=(0 1 1 1 1 2 2 2 3 3 3)
 
-# end stops processes and waits until they have ended.
+# end stops processes and waits until they have ended; after 5 s they are killed.
 end() { # SIGNAL PID...
 	local signal=$1 p n
 	shift
 	for p; do kill "-$signal" "$p" 2>/dev/null || :; done
+	n=0
 	for p; do
-		n=0
 		while kill -0 "$p" 2>/dev/null; do
 			n=$((n + 1))
-			if [ $n = 200 ]; then kill -9 "$p" 2>/dev/null || :; fi
+			[ $n -lt 100 ] || kill -9 "$p" 2>/dev/null || :
 			sleep 0.05
 		done
 	done
@@ -46,11 +46,15 @@ end() { # SIGNAL PID...
 finish() {
 	local status=$?
 	trap '' INT TERM HUP
-	trap - EXIT
-	if [ $status = 1 ]; then
+	trap - EXIT ERR
+	case $status in
+	0 | 130 | 143) ;;
+	*)
+		status=1
 		echo 'What the processes said last:'
 		tail -n 3 "$tmp"/*.log || :
-	fi >&2
+		;;
+	esac >&2
 	end INT "${workers[@]}"
 	end INT "${fronts[@]}"
 	end TERM "${keepers[@]}"
@@ -59,6 +63,7 @@ finish() {
 	exit $status
 }
 trap finish EXIT
+trap 'echo "cluster: line $LINENO: $BASH_COMMAND: status $?" >&2' ERR
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
