@@ -33,6 +33,10 @@ type slot struct {
 	waiter *queue.Waiter
 	looked time.Time // at the whole queue; zero: it is to be looked at
 
+	// The ticket that was claimed by the commit of the one before: a moment ago
+	// its build was not canceled, which need not be asked for again.
+	follows string
+
 	// The workspace that is there: of which build, made of which layers, and
 	// its index. No layers and no index: unknown.
 	build  string
@@ -81,13 +85,15 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 			return nil, s.Repo.Drop(ctx, c)
 		}
 	case t.JobID != "" && t.Step != "":
-		by, err := s.Repo.Canceled(ctx, t.JobID, t.BuildNumber)
-		if err != nil {
-			return s.giveBack(ctx, c, err, false)
-		}
-		if by != "" {
-			t.Status, t.Result, t.Error = ticket.Complete, ticket.Canceled, "canceled by "+by
-			return s.commit(ctx, c, nil, t, nil)
+		if t.ID != s.follows {
+			by, err := s.Repo.Canceled(ctx, t.JobID, t.BuildNumber)
+			if err != nil {
+				return s.giveBack(ctx, c, err, false)
+			}
+			if by != "" {
+				t.Status, t.Result, t.Error = ticket.Complete, ticket.Canceled, "canceled by "+by
+				return s.commit(ctx, c, nil, t, nil)
+			}
 		}
 		log = s.Repo.NewLog(context.WithoutCancel(ctx), t.JobID, t.BuildNumber, t.Step, t.Attempt)
 		s.announce(log, t)
@@ -106,7 +112,10 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 	switch {
 	case errors.Is(reason, errLost):
 		s.forget()
-		return nil, fmt.Errorf("ticket %s: %w: it was stopped, and somebody else does it again", t.ID, reason)
+		s.Log.Error(fmt.Sprintf("ticket %s: %v: it was stopped, and is done again", t.ID, reason))
+		// The session may outlive the outage, and with it the claim: nobody else
+		// would get the ticket.
+		return s.giveBack(ctx, c, reason, true)
 	case errors.Is(reason, errCanceled):
 		out.Status, out.Result, out.Error, out.Fault = ticket.Complete, ticket.Canceled, reason.Error(), fault.None
 		return s.commit(context.WithoutCancel(ctx), c, nil, out, nil)
@@ -138,6 +147,10 @@ func (s *slot) commit(ctx context.Context, c *queue.Claim, ctl *repo.Control, t 
 		next, err = s.Repo.CommitControl(ctx, c, ctl, t, offer)
 	default:
 		next, err = s.Repo.Commit(ctx, c, t, offer)
+	}
+	s.follows = ""
+	if next != nil {
+		s.follows = next.Ticket.ID
 	}
 	switch {
 	case err == nil, errors.Is(err, repo.ErrChanged):

@@ -19,6 +19,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/repo"
@@ -331,7 +332,8 @@ func (w *Worker) waitsForLater() bool {
 // giveBack decides what becomes of a ticket whose attempt ended with cause in a
 // way that may be tried again: it is made ready for another attempt or, if that
 // was the last one, it ends with that error. While the coordination service or
-// the store cannot do either, and the claim lasts, it is tried again.
+// the store cannot do either, it is tried again until it is known that the claim
+// is lost.
 func (s *slot) giveBack(ctx context.Context, c *queue.Claim, cause error, spare bool) (*queue.Claim, error) {
 	last := c.Ticket.Clone()
 	last.Attempt++
@@ -343,7 +345,7 @@ func (s *slot) giveBack(ctx context.Context, c *queue.Claim, cause error, spare 
 		}
 		s.leave(c.Ticket.ID, again)
 	}
-	for {
+	for said := false; ; said = true {
 		var err error
 		if end {
 			err = s.commitError(ctx, c, fault.Errorf(fault.Of(cause), "attempt %d, the last: %w", c.Ticket.Attempt, cause))
@@ -353,10 +355,15 @@ func (s *slot) giveBack(ctx context.Context, c *queue.Claim, cause error, spare 
 		if err == nil || errors.Is(err, queue.ErrLost) { // lost: somebody else has it already
 			return nil, nil
 		}
-		if !c.Held() || ctx.Err() != nil || spare {
+		// Otherwise on and on, also without a sign of life: as long as the session
+		// may come back, the claim keeps the ticket from everybody. Who ends, ends
+		// the session.
+		if ctx.Err() != nil || errors.Is(cause, errStopped) || errors.Is(err, coord.ErrClosed) {
 			return nil, fmt.Errorf("ticket %s: giving it back: %w", c.Ticket.ID, err)
 		}
-		s.Log.Error(fmt.Sprintf("ticket %s: giving it back: %v", c.Ticket.ID, err))
+		if !said {
+			s.Log.Error(fmt.Sprintf("ticket %s: giving it back: %v", c.Ticket.ID, err))
+		}
 		sleep(ctx, time.Second)
 	}
 }

@@ -165,7 +165,7 @@ func (s *site) checkSteps(events []queue.Event, numbers []ticket.Number) {
 	tickets := map[string]map[string]bool{} // that ended, or may have, by step
 	sure := map[string]int{}                // commits that are known to have been done
 	for _, e := range events {
-		if e.Event != queue.EventCommit || e.Step == "" || e.Outcome == queue.Lost {
+		if e.Event != queue.EventCommit || e.Job != job || e.Step == "" || e.Outcome == queue.Lost {
 			continue
 		}
 		key := fmt.Sprintf("%d.%s", e.Build, e.Step)

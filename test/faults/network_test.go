@@ -37,10 +37,12 @@ func TestNetwork(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, l := begin(t, e, net, id)
 			t.Cleanup(net.Heal) // before the processes are asked to end
+			finished := s.long("w1")
 			hurt(t, s, l)
 			net.Heal()
 			await(t, e)
 			l.progress(5)
+			finished()
 			l.settle(true)
 		})
 	}

@@ -64,7 +64,8 @@ func TestServers(t *testing.T) {
 		l.settle(true)
 	})
 	t.Run("two at once", func(t *testing.T) {
-		_, l := begin(t, e, nil, "two")
+		s, l := begin(t, e, nil, "two")
+		finished := s.long("w1")
 		leader := e.Leader()
 		other := leader%3 + 1
 		e.Kill(leader, other)
@@ -73,6 +74,7 @@ func TestServers(t *testing.T) {
 		e.StartNode(leader, other)
 		await(t, e)
 		l.progress(5)
+		finished()
 		l.settle(true)
 	})
 	t.Run("all at once", func(t *testing.T) {
