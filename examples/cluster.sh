@@ -11,7 +11,8 @@ set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '%3ds  %s\n' "$SECONDS" "$*"; }
-fail() { printf 'cluster: %s\n' "$*" >&2; exit 1; }
+reason=
+fail() { reason=$*; exit 1; }
 
 missing=
 [ -f /usr/share/java/zookeeper.jar ] && command -v java >/dev/null || missing=" zookeeper"
@@ -48,22 +49,23 @@ finish() {
 	trap '' INT TERM HUP
 	trap - EXIT ERR
 	case $status in
-	0 | 130 | 143) ;;
+	0) ;;
+	130 | 143) reason='broken off' ;;
 	*)
 		status=1
 		echo 'What the processes said last:'
-		tail -n 3 "$tmp"/*.log || :
+		grep -v -e 'taking tickets' -e 'listening on' -e 'request method=' "$tmp"/*.log | tail -n 30 | sed "s|^$tmp/||" || :
 		;;
 	esac >&2
 	end INT "${workers[@]}"
 	end INT "${fronts[@]}"
 	end TERM "${keepers[@]}"
 	rm -rf "$tmp"
-	if [ $status = 0 ]; then echo 'cluster: success'; else echo "cluster: failed with status $status"; fi
+	if [ $status = 0 ]; then echo 'cluster: success'; else echo "cluster: failed: $reason" >&2; fi
 	exit $status
 }
 trap finish EXIT
-trap 'echo "cluster: line $LINENO: $BASH_COMMAND: status $?" >&2' ERR
+trap 'reason="line $LINENO: $BASH_COMMAND: status $?"' ERR
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
@@ -206,11 +208,11 @@ if [ -s "$tmp/refused" ]; then
 	head -n 1 "$tmp/refused" | fold -s -w 100 | sed 's/^/        /'
 fi
 
-# As many builds of "deploy" as of "app", and all of them ended.
+# As many builds of "deploy" as successful ones of "app", and all have ended.
 ended() {
 	ctl list app >"$tmp/app" || fail 'the builds could not be listed'
 	ctl list deploy >"$tmp/deploy" || fail 'the builds could not be listed'
-	[ "$(wc -l <"$tmp/app")" = "$(wc -l <"$tmp/deploy")" ] &&
+	[ "$(cut -f 2 "$tmp/app" | grep -cx success)" = "$(wc -l <"$tmp/deploy")" ] &&
 		! cut -f 2 "$tmp/app" "$tmp/deploy" | grep -qvx -e success -e failure -e error -e canceled
 }
 until_true 120 'all builds end' ended
@@ -273,7 +275,8 @@ jq -r --arg builds "$builds" --arg extra $((apps - 20)) '
 	def s: . * 10 | round / 10 | tostring + " s";
 	"\($builds) builds, all ended" + (if $extra != "0" then " (\($extra) more than asked for: triggers whose answer was lost had been carried out)" else "" end),
 	"\(.steps) steps (with the control of builds \(.tickets) tickets), each committed once",
-	"\(.redone | length) redone, each from the workspace as the step before it had left it:",
+	"\(.redone | length) redone, each from the workspace as the step before it had left it; ready again once the session (4 s) of the first",
+	"worker had ended, taken by the first that became free:",
 	(.redone[] | "    \(.step): begun by \(.instead)\(if .killed then " (killed)" else "" end), done by \(.by); ready again \(.ready | s) after the kill, taken after \(.claimed | s)")
 ' <<<"$report"
 echo "nothing waits, nobody works, and $expected members are there (distci-buildctl queue, members):"
