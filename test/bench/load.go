@@ -60,16 +60,18 @@ func (o *observed) take() []call {
 	return calls
 }
 
-// lostClaims counts those since the last time.
-func lostClaims(all []*observed) (n int) {
+// asked counts the requests since the last time, and those of them that were
+// attempts to claim a ticket which somebody else has claimed.
+func asked(all []*observed) (requests, lost int) {
 	for _, o := range all {
 		for _, c := range o.take() {
+			requests++
 			if c.lostClaim() {
-				n++
+				lost++
 			}
 		}
 	}
-	return n
+	return requests, lost
 }
 
 func (o *observed) Get(ctx context.Context, path string) ([]byte, coord.Stat, error) {

@@ -285,15 +285,28 @@ func idle(b *bench) error {
 // cpuTime is the CPU time of all threads of a process, to the nanosecond: the
 // hundredths of a second in its stat are too coarse for one that idles.
 func cpuTime(pid int) (time.Duration, error) {
-	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-	if err != nil || len(threads) == 0 {
-		return 0, fmt.Errorf("process %d has no threads: %v", pid, err)
+	return cpuTimeOf(pid, func(string) bool { return true })
+}
+
+// cpuTimeOf is the CPU time of those threads whose names are wanted.
+func cpuTimeOf(pid int, wanted func(thread string) bool) (time.Duration, error) {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return 0, err
 	}
 	var sum int64
 	for _, t := range threads {
-		b, err := os.ReadFile(t)
+		dir := fmt.Sprintf("/proc/%d/task/%s/", pid, t.Name())
+		name, err := os.ReadFile(dir + "comm")
+		if err != nil { // it has ended
+			continue
+		}
+		if !wanted(string(name)) {
+			continue
+		}
+		b, err := os.ReadFile(dir + "schedstat")
 		if err != nil {
-			return 0, err
+			continue
 		}
 		ns, err := strconv.ParseInt(strings.Fields(string(b))[0], 10, 64)
 		if err != nil {

@@ -187,10 +187,14 @@ type silent struct{}
 
 func (silent) Printf(string, ...any) {}
 
-// used is the processor time that all nodes together have used so far.
+// used is the processor time that all nodes together have used so far, without
+// that of the compiler in them: it has done its work some day, and the
+// measurement is short.
 func (r *rig) used() (sum time.Duration, err error) {
 	for i := range r.nodes {
-		d, err := cpuTime(r.PID(i + 1))
+		d, err := cpuTimeOf(r.PID(i+1), func(thread string) bool {
+			return !strings.HasPrefix(thread, "C1 Compiler") && !strings.HasPrefix(thread, "C2 Compiler")
+		})
 		if err != nil {
 			return 0, err
 		}

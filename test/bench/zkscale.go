@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/distci/distci/lib/control"
@@ -26,7 +25,7 @@ const (
 	scaleBuilds  = 5_000 // at the same time, each with a step that runs
 	scaleHolders = 50    // worker processes that hold them
 	scaleWaiting = 500   // worker processes that wait
-	scaleHeap    = "160m"
+	scaleHeap    = "176m"
 )
 
 // scalePending are the numbers of tickets that wait for a worker.
@@ -62,7 +61,7 @@ func zkScale(b *bench) error {
 			return err
 		}
 		r.row(fmt.Sprintf("builds triggered and begun, among %d jobs", scaleJobs), begun, "1/s", "", 0, "", nil)
-		before, heapErr := r.heap()
+		_, before, heapErr := r.heap()
 		waiting, err := r.dial(ctx, scaleWaiting)
 		if err != nil {
 			return err
@@ -76,9 +75,14 @@ func zkScale(b *bench) error {
 		if err != nil {
 			return err
 		}
-		if after, err := r.heap(); err == nil && heapErr == nil {
-			r.row("heap of a server a waiting worker", max(0, after-before)*1024/scaleWaiting, "KB", "", 0, "", nil)
+		if _, after, err := r.heap(); err == nil && heapErr == nil {
+			r.row("heap of all servers a waiting worker", (after-before)*1024/scaleWaiting, "KB", "", 0, "", nil)
 		}
+		idle, err := r.idleness()
+		if err != nil {
+			return errors.Join(err, stop())
+		}
+		r.row(fmt.Sprintf("servers' CPU while %d workers wait and %d hold tickets, of one core", scaleWaiting, scaleHolders), idle, "%", "", 0, "", nil)
 		return errors.Join(r.pending(ctx, repos), r.memory(), stop())
 	})
 }
@@ -109,20 +113,12 @@ func begin(ctx context.Context, repos []*repo.Repo) (float64, error) {
 		return 0, err
 	}
 	from := time.Now()
-	var next atomic.Int64
-	err := together(len(repos), len(repos), func(i int) error {
-		for {
-			n := int(next.Add(1)) - 1
-			if n >= scaleBuilds {
-				return nil
-			}
-			if _, err := repos[i].Trigger(ctx, scaleJob(n*(scaleJobs/scaleBuilds)), nil); err != nil {
-				return err
-			}
-			if err := beginOne(ctx, repos[i], fmt.Sprintf("host/%d", i)); err != nil {
-				return err
-			}
+	err := together(scaleBuilds, 16, func(n int) error {
+		i := n % len(repos)
+		if _, err := repos[i].Trigger(ctx, scaleJob(n*(scaleJobs/scaleBuilds)), nil); err != nil {
+			return err
 		}
+		return beginOne(ctx, repos[i], fmt.Sprintf("host/%d", i))
 	})
 	return scaleBuilds / time.Since(from).Seconds(), err
 }
@@ -159,7 +155,7 @@ func beginOne(ctx context.Context, rp *repo.Repo, name string) error {
 // pending measures what a ticket costs while others wait for a worker that
 // there is not.
 func (r *rig) pending(ctx context.Context, repos []*repo.Repo) error {
-	const clients, cycles = 16, 1500
+	const clients, cycles = 16, 1000
 	offer := []string{"execute_shell_v1", "nodelabel_rare"}
 	post := func(i, n int) error {
 		var ts []*ticket.Ticket
@@ -234,7 +230,7 @@ func (r *rig) memory() error {
 		rss = max(rss, float64(r.RSS(i+1))/(1<<20))
 	}
 	r.row(name+"resident memory of a server, -Xmx"+scaleHeap, rss, "MB", "", 0, "< 256 MB", func(v, _ float64) bool { return v < 256 })
-	heap, err := r.heap()
+	heap, _, err := r.heap()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench: the servers' heaps are not measured:", err)
 		return nil
@@ -243,14 +239,25 @@ func (r *rig) memory() error {
 	return nil
 }
 
-// heap is what the largest of the servers has on its heap after a collection,
-// in MB.
-func (r *rig) heap() (most float64, err error) {
+// idleness is the share of a core that all servers use while nothing happens.
+func (r *rig) idleness() (float64, error) {
+	before, err := r.used()
+	if err != nil {
+		return 0, err
+	}
+	time.Sleep(session)
+	after, err := r.used()
+	return 100 * (after - before).Seconds() / session.Seconds(), err
+}
+
+// heap is what the servers have on their heaps after a collection, in MB: the
+// largest of them, and all together.
+func (r *rig) heap() (most, sum float64, err error) {
 	for i := range r.nodes {
 		// It collects first, and counts only what is reachable.
 		out, err := exec.Command("jcmd", strconv.Itoa(r.PID(i+1)), "GC.class_histogram").Output()
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		total := 0.0
 		for line := range strings.Lines(string(out)) {
@@ -259,9 +266,10 @@ func (r *rig) heap() (most float64, err error) {
 			}
 		}
 		if total == 0 || err != nil {
-			return 0, fmt.Errorf("jcmd tells no total: %w", err)
+			return 0, 0, fmt.Errorf("jcmd tells no total: %w", err)
 		}
-		most = max(most, total/(1<<20))
+		total /= 1 << 20
+		most, sum = max(most, total), sum+total
 	}
-	return most, nil
+	return most, sum, nil
 }

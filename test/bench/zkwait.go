@@ -74,14 +74,14 @@ func (r *rig) wait(workers int, few float64) (p50 float64, err error) {
 	c.late = nil
 	c.woken.Store(0)
 	c.empty.Store(0)
-	lostClaims(seen)
+	asked(seen)
 	before, err := r.used()
 	if err != nil {
 		return 0, errors.Join(err, stop())
 	}
 	err = c.feed(ctx, queues[0], waitTickets)
 	after, e := r.used()
-	lost := lostClaims(seen)
+	requests, lost := asked(seen)
 	if err := errors.Join(err, e, stop()); err != nil {
 		return 0, err
 	}
@@ -99,6 +99,7 @@ func (r *rig) wait(workers int, few float64) (p50 float64, err error) {
 	r.row(name+"workers woken a ticket", float64(c.woken.Load())/waitTickets, "", "", 0, "", nil)
 	r.row(name+"looks that found nothing, a claim", float64(c.empty.Load())/waitTickets, "", "", 0, "", nil)
 	r.row(name+"refused attempts a claim", float64(lost)/waitTickets, "", "", 0, "", nil)
+	r.row(name+"requests a ticket", float64(requests)/waitTickets, "", "transactions", 3, "", nil)
 	r.row(name+"servers' CPU a ticket", 1000*(after-before).Seconds()/waitTickets, "ms", "", 0, "", nil)
 	return p50, nil
 }
