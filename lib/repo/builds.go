@@ -51,19 +51,18 @@ func (r *Repo) Trigger(ctx context.Context, id string, cause *build.Cause) (*bui
 
 // began tells whether the build with b's number is b.
 func (r *Repo) began(ctx context.Context, id string, b *build.Build) (bool, error) {
-	there := &b.State
-	if rec, err := r.live(ctx, id, b.Number); err == nil {
-		there = &rec.State
-	} else if !errors.Is(err, ErrNoBuild) {
-		return false, err
-	} else if old, err := r.finished(ctx, id, b.Number); err == nil {
-		there = &old.State
-	} else if errors.Is(err, ErrNoBuild) {
-		return false, nil
-	} else {
-		return false, err
+	var there *build.Build
+	rec, err := r.live(ctx, id, b.Number)
+	switch {
+	case err == nil:
+		there = rec.Build
+	case errors.Is(err, ErrNoBuild):
+		there, err = r.finished(ctx, id, b.Number)
 	}
-	return there.Created != nil && there.Created.Equal(*b.State.Created), nil
+	if errors.Is(err, ErrNoBuild) {
+		return false, nil
+	}
+	return err == nil && there.State.Created != nil && there.State.Created.Equal(*b.State.Created), err
 }
 
 // triggerOps makes the next build of a job, the ticket that starts it, and the
