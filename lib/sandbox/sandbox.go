@@ -22,8 +22,24 @@ type Spec struct {
 	Args []string
 	// Env is the whole environment, as "NAME=value"; but see StepVar.
 	Env []string
-	// Dir is the working directory.
+	// Dir is the working directory, as it is called inside.
 	Dir string
+
+	// Mounts are what the program gets of the host's files. An adapter that
+	// has no file system of its own leaves them where they are; see Inside.
+	Mounts []Mount
+	// Image names the root file system; empty is the adapter's default. It
+	// never is a path. This and what follows is for adapters that make
+	// containers; the others do without.
+	Image string
+	// ReadOnly makes the root file system read-only. Mounts and /tmp are not.
+	ReadOnly bool
+	// Network is "none", which empty means too, "bridge", "bridge:NAME" or
+	// "host". None has a loopback of its own and nothing else.
+	Network string
+	// User is who runs the program inside, as "UID" or "UID:GID" or as a name
+	// that the image knows; empty is an unprivileged one. It owns the mounts.
+	User string
 
 	// Stdin is what the program reads; nil is the empty input. An *os.File is
 	// passed on as it is; of anything else more may be read than the program
@@ -38,6 +54,13 @@ type Spec struct {
 	Grace time.Duration
 	// Limits bounds what the program may use, as far as the adapter can.
 	Limits Limits
+}
+
+// Mount is a file, a folder or a socket of the host that a program may use.
+type Mount struct {
+	Source   string // on the host, absolute
+	Target   string // inside, absolute and clean; its folders need not exist
+	ReadOnly bool
 }
 
 // Limits bounds a program and all its descendants together. Zero is no limit.
@@ -76,6 +99,9 @@ type Sandbox interface {
 	// An error means that the program could not be run (a program that is
 	// missing is a fault.MissingTool) or could not be cleaned up after.
 	Run(ctx context.Context, s Spec) (Result, error)
+	// Inside tells what the program calls m, which must be one of its Mounts:
+	// m.Target, or m.Source if the adapter mounts nothing.
+	Inside(m Mount) string
 	// Describe says in a sentence what the sandbox confines and what not.
 	Describe() string
 }

@@ -22,14 +22,10 @@ package plain
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -39,6 +35,7 @@ import (
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/sandbox"
+	"github.com/distci/distci/lib/sandbox/stdio"
 )
 
 // Sandbox implements [sandbox.Sandbox].
@@ -70,6 +67,9 @@ func New() (*Sandbox, error) {
 	}
 	return &Sandbox{id: uuid.NewString(), session: session, running: map[string]int{}}, nil
 }
+
+// Inside implements [sandbox.Sandbox].
+func (s *Sandbox) Inside(m sandbox.Mount) string { return m.Source }
 
 // Describe implements [sandbox.Sandbox].
 func (s *Sandbox) Describe() string {
@@ -114,20 +114,20 @@ func (s *Sandbox) run(ctx context.Context, spec sandbox.Spec) (result sandbox.Re
 	if err != nil {
 		return result, err
 	}
-	streams, err := connect(cmd, spec)
+	streams, err := stdio.Connect(cmd, spec)
 	if err != nil {
 		return result, fault.Errorf(fault.Temporary, "sandbox/plain: %w", err)
 	}
 	mark, err := s.start(cmd)
-	streams.started()
+	streams.Started()
 	if err != nil {
-		streams.finish()
-		return result, startError(cmd, err)
+		streams.Finish()
+		return result, fault.Errorf(sandbox.StartFault(err), "sandbox/plain: %s: %w", cmd.Args[0], err)
 	}
 	s.await(ctx, cmd.Process.Pid, spec.Grace)
 	cmd.Wait() // its error only repeats the state
 	err = s.sweep(mark, cmd.Process.Pid)
-	streams.finish()
+	streams.Finish()
 	return describe(cmd.ProcessState), err
 }
 
@@ -136,7 +136,7 @@ func command(spec sandbox.Spec) (*exec.Cmd, error) {
 	if len(spec.Args) == 0 {
 		return nil, fault.Errorf(fault.Internal, "sandbox/plain: no program given")
 	}
-	path, err := lookPath(spec.Args[0], spec.Env)
+	path, err := sandbox.LookPath(spec.Args[0], spec.Env)
 	if err != nil {
 		return nil, fault.Errorf(fault.MissingTool, "sandbox/plain: %w", err)
 	}
@@ -223,44 +223,4 @@ func describe(p *os.ProcessState) sandbox.Result {
 		r.Usage.MaxRSS = u.Maxrss << 10
 	}
 	return r
-}
-
-// lookPath finds the program in the PATH of env; if that has none, in the one
-// that a shell would use.
-func lookPath(name string, env []string) (string, error) {
-	if strings.Contains(name, "/") {
-		return name, nil
-	}
-	path := "/usr/local/bin:/usr/bin:/bin"
-	for _, e := range env {
-		if v, ok := strings.CutPrefix(e, "PATH="); ok {
-			path = v
-		}
-	}
-	for _, dir := range filepath.SplitList(path) {
-		if !filepath.IsAbs(dir) {
-			continue // a program that the working directory happens to hold
-		}
-		file := filepath.Join(dir, name)
-		if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() && unix.Access(file, unix.X_OK) == nil {
-			return file, nil
-		}
-	}
-	return "", fmt.Errorf("%s: no such program in %s", name, path)
-}
-
-// startError gives an error of [exec.Cmd.Start] its kind.
-func startError(cmd *exec.Cmd, err error) error {
-	kind := fault.Temporary
-	var path *fs.PathError
-	switch {
-	case errors.As(err, &path) && path.Op == "chdir":
-		kind = fault.Config
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENOEXEC),
-		errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENAMETOOLONG):
-		kind = fault.MissingTool
-	case errors.Is(err, unix.E2BIG), errors.Is(err, unix.EINVAL):
-		kind = fault.Config // arguments or environment that no program can get
-	}
-	return fault.Errorf(kind, "sandbox/plain: %s: %w", cmd.Args[0], err)
 }

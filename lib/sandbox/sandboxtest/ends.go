@@ -30,7 +30,7 @@ func Main(m *testing.M, open Opener) {
 	s, err := open()
 	if err == nil {
 		_, err = s.Run(context.Background(), sandbox.Spec{Args: []string{"sh", "-c", stragglers, "sh", naps, "wait"},
-			Env: []string{path}, Dir: os.TempDir(), Stdout: os.Stdout, Stderr: os.Stderr})
+			Env: []string{path}, Dir: "/", Stdout: os.Stdout, Stderr: os.Stderr})
 	}
 	fmt.Fprintln(os.Stderr, "the program ended:", err)
 	os.Exit(1)

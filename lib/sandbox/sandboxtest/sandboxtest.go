@@ -76,7 +76,9 @@ const path = "PATH=/usr/local/bin:/usr/bin:/bin"
 
 // script is a Spec that runs a script, with args as $1, $2, …
 func (b *bench) script(text string, args ...string) sandbox.Spec {
-	return sandbox.Spec{Args: append([]string{"sh", "-c", text, "sh"}, args...), Env: []string{path}, Dir: b.dir, Grace: time.Minute}
+	m := sandbox.Mount{Source: b.dir, Target: "/workspace"}
+	return sandbox.Spec{Args: append([]string{"sh", "-c", text, "sh"}, args...), Env: []string{path},
+		Mounts: []sandbox.Mount{m}, Dir: b.s.Inside(m), Grace: time.Minute}
 }
 
 func (b *bench) run(ctx context.Context, s sandbox.Spec) sandbox.Result {
@@ -146,7 +148,7 @@ func testDir(t *testing.T, b *bench) {
 		t.Errorf("the file that the program made holds %q, %v", got, err)
 	}
 	s := b.script("true")
-	s.Dir = filepath.Join(b.dir, "nowhere")
+	s.Dir = filepath.Join(s.Dir, "nowhere")
 	if _, err := b.s.Run(t.Context(), s); err == nil {
 		t.Error("ran in a folder that does not exist")
 	}

@@ -1,4 +1,6 @@
-package plain
+// Package stdio connects a child process's streams with those of a
+// [sandbox.Spec], for the adapters.
+package stdio
 
 import (
 	"io"
@@ -15,10 +17,10 @@ import (
 // that we know of has ended. Only a process beyond our reach can have it open.
 const lastResort = 2 * time.Second
 
-// streams carries data between a program's pipes and its Spec. It copies by
+// Streams carries data between a program's pipes and its Spec. It copies by
 // itself because [exec.Cmd.Wait] would wait for the pipes' end before what
 // holds them open is killed.
-type streams struct {
+type Streams struct {
 	theirs []*os.File // the program's ends, closed here once it has them
 	stdin  *os.File   // our end, or nil
 	source io.Reader
@@ -33,13 +35,14 @@ type output struct {
 	closing atomic.Bool
 }
 
-// connect gives cmd its streams.
-func connect(cmd *exec.Cmd, spec sandbox.Spec) (s *streams, err error) {
-	s = &streams{input: make(chan struct{})}
+// Connect gives cmd its streams. Without an error, Started and Finish must
+// follow.
+func Connect(cmd *exec.Cmd, spec sandbox.Spec) (s *Streams, err error) {
+	s = &Streams{input: make(chan struct{})}
 	defer func() {
 		if err != nil {
-			s.started()
-			s.finish()
+			s.Started()
+			s.Finish()
 		}
 	}()
 	if spec.Stdin != nil {
@@ -65,7 +68,7 @@ func connect(cmd *exec.Cmd, spec sandbox.Spec) (s *streams, err error) {
 	return s, err
 }
 
-func (s *streams) output(to io.Writer) (io.Writer, error) {
+func (s *Streams) output(to io.Writer) (io.Writer, error) {
 	if to == nil {
 		return nil, nil
 	}
@@ -87,8 +90,8 @@ func equal(a, b io.Writer) bool {
 	return a == b
 }
 
-// started begins to copy.
-func (s *streams) started() {
+// Started begins to copy. It is called when cmd has started, or could not.
+func (s *Streams) Started() {
 	for _, f := range s.theirs {
 		f.Close()
 	}
@@ -104,9 +107,9 @@ func (s *streams) started() {
 	}
 }
 
-// finish waits until all output is written. The source of the input is not
+// Finish waits until all output is written. The source of the input is not
 // waited for much longer, as nobody can interrupt its Read.
-func (s *streams) finish() {
+func (s *Streams) Finish() {
 	for _, o := range s.out {
 		o.closing.Store(true)
 		o.pipe.SetReadDeadline(time.Now().Add(lastResort))
