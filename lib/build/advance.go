@@ -51,7 +51,7 @@ func (b *Build) Start(j *job.Job, now time.Time) []*ticket.Ticket {
 		s.Tasks[step.Key] = &ticket.Ticket{
 			Type: step.Type, Capabilities: step.Capabilities(), Priority: j.Priority, Status: ticket.Pending,
 			JobID: b.JobID, BuildNumber: b.Number, Step: step.Key, Name: step.Name, Needs: step.Needs, When: step.When,
-			Params: step.Params, Env: step.Env, Timeout: step.Timeout, Retry: step.Retry,
+			Params: step.Params, Env: step.Env, Timeout: step.Timeout, Retry: step.Retry, Image: step.Image,
 		}
 	}
 	return b.next(now)

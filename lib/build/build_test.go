@@ -80,6 +80,20 @@ func TestLinear(t *testing.T) {
 	}
 }
 
+// TestImage: the ticket of a step names its image, and asks for a worker that
+// has it.
+func TestImage(t *testing.T) {
+	j, err := job.Parse([]byte(`{"job_id": "j", "tasks": [{"type": "foo", "image": "debian"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := New("j", 1, nil, t0)
+	post := b.Start(j, t0)
+	if len(post) != 1 || post[0].Image != "debian" || !slices.Contains(post[0].Capabilities, "image_debian") {
+		t.Errorf("posted %+v", post)
+	}
+}
+
 func TestFailureSkipsTheRest(t *testing.T) {
 	for _, result := range []string{ticket.Failure, ticket.Error} {
 		j := linear(t, 3)

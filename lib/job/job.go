@@ -42,6 +42,7 @@ type Step struct {
 	Type    string            // the type of its ticket
 	Params  json.RawMessage   // as read; nil if there are none
 	Labels  []string          // that the worker must carry; sorted, each once
+	Image   string            // the root file system to run in; "" if it does not matter
 	Env     map[string]string // with the job's parameters and env; nil if empty
 	Timeout int               // seconds; 0: none
 	Retry   int               // attempts in all
@@ -56,6 +57,9 @@ func (s Step) Capabilities() []string {
 	caps := []string{ticket.Capability(s.Type)}
 	for _, l := range s.Labels {
 		caps = append(caps, ticket.LabelCapability(l))
+	}
+	if s.Image != "" {
+		caps = append(caps, ticket.ImageCapability(s.Image))
 	}
 	slices.Sort(caps)
 	return slices.Compact(caps)
@@ -79,6 +83,7 @@ type task struct {
 	Params  json.RawMessage   `json:"params"`
 	Name    string            `json:"name"`
 	Labels  []string          `json:"labels"`
+	Image   string            `json:"image"`
 	Env     map[string]string `json:"env"`
 	Timeout int               `json:"timeout"`
 	Retry   int               `json:"retry"`
@@ -154,7 +159,7 @@ func (j *Job) step(i int, t task) Step {
 		json.Unmarshal(t.Params, &p) // valid by the schema
 	}
 	s := Step{
-		Key: strconv.Itoa(i), Name: t.Name, Type: t.Type, Params: t.Params,
+		Key: strconv.Itoa(i), Name: t.Name, Type: t.Type, Params: t.Params, Image: t.Image,
 		Labels: slices.Concat(t.Labels, p.Labels), Timeout: t.Timeout, Retry: t.Retry, env: t.Env,
 	}
 	slices.Sort(s.Labels)

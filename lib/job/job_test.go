@@ -76,6 +76,17 @@ func TestTasksByIndex(t *testing.T) {
 	}
 }
 
+// TestImage: a step with an image is for workers that have it.
+func TestImage(t *testing.T) {
+	j, err := Parse([]byte(`{"job_id": "a", "tasks": [{"type": "foo", "image": "debian-12", "labels": ["x"]}, {"type": "foo"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(j.Steps[0].Image, j.Steps[0].Capabilities(), j.Steps[1].Capabilities()); got != "debian-12[foo_v1 image_debian-12 nodelabel_x] [foo_v1]" {
+		t.Error(got)
+	}
+}
+
 // TestRefused is what people see. An entry without tasks' braces stands for the
 // first task of a job.
 func TestRefused(t *testing.T) {
@@ -108,7 +119,9 @@ func TestRefused(t *testing.T) {
 		{`{"type": "foo", "timeout": 1.0, "retry": 99999999999999999999}`, "job: $.tasks[0].timeout: expected an integer from 1 to 31536000, found 1.0\n" +
 			"job: $.tasks[0].retry: expected an integer from 1 to 10, found 99999999999999999999"},
 		{`{"type": "foo", "params": [1], "when": "always"}`, "job: $.tasks[0].params: expected an object, found a list\n" +
-			"job: $.tasks[0].when: unknown key (known: env, labels, name, params, retry, timeout, type)"},
+			"job: $.tasks[0].when: unknown key (known: env, image, labels, name, params, retry, timeout, type)"},
+		{`{"type": "foo", "image": "../x"}`, `job: $.tasks[0].image: expected an image's name of 1 to 64 lower-case letters, digits, ".", "_" and "-" that begins with a letter or digit, found "../x"`},
+		{`{"type": "foo", "image": ""}`, `job: $.tasks[0].image: expected an image's name of 1 to 64 lower-case letters, digits, ".", "_" and "-" that begins with a letter or digit, found ""`},
 		{`{"type": "execute-shell"}`, `job: $.tasks[0].params: expected an object, found nothing`},
 		{`{"type": "execute-shell", "params": {"scirpt": "make"}}`, "job: $.tasks[0].params.script: expected a string, or a list of strings, found nothing\n" +
 			"job: $.tasks[0].params.scirpt: unknown key (known: nodelabels, script, working_directory)"},

@@ -87,6 +87,7 @@ type Ticket struct {
 	Params       json.RawMessage     // the tool's own parameters: a JSON object
 	Env          map[string]string   // variables for the script
 	Timeout      int                 // seconds; 0: none
+	Image        string              // the name of the root file system to run in; "": the worker's choice
 	Workspace    []string            // layer digests, lowest first
 	Artifacts    map[string][]string // artifact id → path as a list of its parts
 	Started      *time.Time          // when the attempt began
@@ -120,6 +121,7 @@ func (t *Ticket) fields() []field {
 		{"params", &t.Params, "an object"},
 		{"env", &t.Env, "an object of strings"},
 		{"timeout", &t.Timeout, "a whole number of seconds"},
+		{"image", &t.Image, "a string"},
 		{"workspace", &t.Workspace, "a list of layer digests"},
 		{"artifacts", &t.Artifacts, "an object of lists of path parts"},
 		{"started", &t.Started, "a time as in RFC 3339"},

@@ -23,6 +23,9 @@ func Capability(typ string) string {
 // LabelCapability is what a worker must offer that carries a label.
 func LabelCapability(label string) string { return "nodelabel_" + label }
 
+// ImageCapability is what a worker must offer that has the image of that name.
+func ImageCapability(image string) string { return "image_" + image }
+
 // Tool is the name of the program for tickets of a type. The types of the
 // original have shorter names; the tool of a type "foo" is "distci-foo".
 func Tool(typ string) string {
