@@ -27,12 +27,17 @@ func apply(ctx context.Context, dir string, r io.Reader, lim Limits, layer bool)
 		return err
 	}
 	defer a.close()
+	return a.unpack(ctx, dir)
+}
+
+// unpack applies all of the archive to dir.
+func (a *archive) unpack(ctx context.Context, dir string) error {
 	root, err := openRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(root)
-	u := &unpacker{ctx: ctx, walker: newWalker(root), dirs: map[string]dirState{}, seen: map[string]bool{}}
+	u := &unpacker{ctx: ctx, archive: a, walker: newWalker(root), dirs: map[string]dirState{}, seen: map[string]bool{}}
 	u.walker.open = u.open
 	defer u.walker.reset()
 	if err := u.meet(root, ""); err != nil {
@@ -49,7 +54,7 @@ func apply(ctx context.Context, dir string, r io.Reader, lim Limits, layer bool)
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := u.apply(it, a); err != nil {
+		if err := u.apply(it); err != nil {
 			return pathError(it.path, err)
 		}
 	}
@@ -75,8 +80,9 @@ func pathError(path string, err error) error {
 
 // unpacker applies the items of one layer.
 type unpacker struct {
-	ctx    context.Context
-	walker *walker
+	ctx     context.Context
+	archive *archive
+	walker  *walker
 	// dirs has every directory that was entered, with what it is to be like at
 	// the end. Until then they are writable, and their times move.
 	dirs map[string]dirState
@@ -84,6 +90,8 @@ type unpacker struct {
 	// for those that are no directories. Whiteouts hide only what comes from the
 	// layers below.
 	seen map[string]bool
+	// left has the paths of what was left out; see Root.
+	left map[string]bool
 	buf  []byte
 	make bool // whether directories that are missing are made
 }
@@ -115,6 +123,9 @@ func (u *unpacker) open(parent int, name, path string) (int, error) {
 		return fd, nil
 	}
 	if err == unix.ENOENT && u.make {
+		if u.archive.files++; u.archive.files > u.archive.lim.Files {
+			return -1, overLimit("it has more than %d entries, with the folders that they need", u.archive.lim.Files)
+		}
 		if err := unix.Mkdirat(parent, name, 0o700); err != nil {
 			return -1, err
 		}
@@ -151,13 +162,15 @@ func (u *unpacker) meet(fd int, path string) error {
 	return nil
 }
 
-func (u *unpacker) apply(it *item, a *archive) error {
+func (u *unpacker) apply(it *item) error {
 	dir, base := split(it.path)
-	switch it.kind {
-	case aWhiteout:
+	switch {
+	case it.kind == aWhiteout:
 		return u.hide(dir, base)
-	case anOpaque:
+	case it.kind == anOpaque:
 		return u.hideAll(it.path)
+	case it.kind == aSpecial, it.kind == aLink && u.left[it.target]:
+		return u.leaveOut(it)
 	}
 	if it.path == "" {
 		return u.attributes(it, u.walker.root)
@@ -176,9 +189,14 @@ func (u *unpacker) apply(it *item, a *archive) error {
 	case aDirectory:
 		return u.directory(parent, base, it)
 	case aFile:
-		return u.file(parent, base, it, a)
+		return u.file(parent, base, it)
 	case aSymlink:
 		err := u.replace(parent, base, func() error { return unix.Symlinkat(it.target, parent, base) })
+		if err == nil {
+			err = u.owner(it, func(uid, gid int) error {
+				return unix.Fchownat(parent, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+			})
+		}
 		if err != nil {
 			return err
 		}
@@ -190,6 +208,7 @@ func (u *unpacker) apply(it *item, a *archive) error {
 // note remembers that the layer has put something at the item's path.
 func (u *unpacker) note(it *item) {
 	u.seen[it.path] = it.kind != aDirectory
+	delete(u.left, it.path)
 	for dir, _ := split(it.path); dir != ""; dir, _ = split(dir) {
 		if _, ok := u.seen[dir]; ok {
 			break
@@ -245,6 +264,9 @@ func (u *unpacker) directory(parent int, base string, it *item) error {
 // at once.
 func (u *unpacker) attributes(it *item, fd int) error {
 	u.dirs[it.path] = dirState{it.mode, it.mtime}
+	if err := u.owner(it, func(uid, gid int) error { return unix.Fchown(fd, uid, gid) }); err != nil {
+		return err
+	}
 	old, err := attrNames(fd)
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ const (
 	aLink
 	aWhiteout // path is what it hides
 	anOpaque  // path is the directory of which it hides the contents
+	aSpecial  // a device or a named pipe, of a root file system; target says which
 )
 
 // item is one entry of an archive, its paths checked.
@@ -39,6 +40,8 @@ type item struct {
 	mode   uint32 // twelve bits
 	mtime  unix.Timespec
 	attrs  map[string]string
+	uid    int // as the archive has it, of a root file system
+	gid    int
 }
 
 // archive reads a tar that is plain, or compressed with zstd or gzip, and
@@ -46,10 +49,12 @@ type item struct {
 type archive struct {
 	*tar.Reader   // for the contents of the present item
 	lim           Limits
-	layer         bool // whiteouts are whiteouts; else they are refused
+	layer         bool  // whiteouts are whiteouts; else they are refused
+	rootfs        *Root // nil for a workspace
 	raw           *meter
 	files         int
 	bytes         int64
+	names         int64 // bytes of their paths
 	closeDecoders func()
 }
 
@@ -164,11 +169,14 @@ func (a *archive) next() (*item, error) {
 		}
 		a.files++
 		a.bytes += h.Size
+		a.names += int64(len(h.Name))
 		switch {
 		case a.files > a.lim.Files:
 			return nil, overLimit("it has more than %d entries", a.lim.Files)
 		case h.Size < 0 || a.bytes < 0 || a.bytes > a.lim.Bytes: // sparse files are small only in the archive
 			return nil, overLimit("it unpacks to more than %d bytes", a.lim.Bytes)
+		case a.names > a.lim.Names:
+			return nil, overLimit("its paths are more than %d bytes together", a.lim.Names)
 		}
 		return a.item(h)
 	}
@@ -200,28 +208,37 @@ func (a *archive) item(h *tar.Header) (*item, error) {
 			return nil, invalid(h.Name, "a hard link to %s", quote(it.target))
 		}
 	case tar.TypeChar, tar.TypeBlock:
-		return nil, invalid(h.Name, "a device")
+		it.kind, it.target = aSpecial, "a device"
 	case tar.TypeFifo:
-		return nil, invalid(h.Name, "a named pipe")
+		it.kind, it.target = aSpecial, "a named pipe"
 	default:
 		return nil, invalid(h.Name, "an entry of unknown type %q", h.Typeflag)
 	}
 	if path == "" && it.kind != aDirectory {
-		return nil, invalid(h.Name, "it would replace the workspace's own directory")
+		return nil, invalid(h.Name, "it would replace the root itself")
+	}
+	if it.kind == aSpecial && a.rootfs == nil {
+		return nil, invalid(h.Name, "%s", it.target)
 	}
 	for name, value := range h.PAXRecords {
-		if attr, ok := strings.CutPrefix(name, attrRecord); ok && strings.HasPrefix(attr, attrPrefix) {
+		if attr, ok := strings.CutPrefix(name, attrRecord); ok && a.rootfs == nil && strings.HasPrefix(attr, attrPrefix) {
 			if it.attrs == nil {
 				it.attrs = map[string]string{}
 			}
 			it.attrs[attr] = value
 		}
 	}
-	return it, a.whiteout(it, h.Name)
+	if err := a.whiteout(it, h.Name); err != nil || a.rootfs == nil {
+		return it, err
+	}
+	return it, a.rootfs.admit(it, h)
 }
 
 // clean checks a path and brings it to its one form.
 func (a *archive) clean(name string) (string, error) {
+	if a.rootfs != nil {
+		name = strings.TrimLeft(name, "/") // its own root is meant
+	}
 	switch {
 	case len(name) > a.lim.Path+2: // "./" may come before it or "/" behind
 		return "", overLimit("a path of %d bytes; at most %d are allowed", len(name), a.lim.Path)

@@ -11,7 +11,7 @@ import (
 const block = 4096
 
 // file unpacks a regular file.
-func (u *unpacker) file(parent int, base string, it *item, a *archive) error {
+func (u *unpacker) file(parent int, base string, it *item) error {
 	fd := -1
 	err := u.replace(parent, base, func() (err error) {
 		fd, err = openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
@@ -20,7 +20,7 @@ func (u *unpacker) file(parent int, base string, it *item, a *archive) error {
 	if err != nil {
 		return err
 	}
-	err = u.fill(fd, it, a)
+	err = u.fill(fd, it)
 	if e := unix.Close(fd); err == nil {
 		err = e
 	}
@@ -30,14 +30,18 @@ func (u *unpacker) file(parent int, base string, it *item, a *archive) error {
 	return setTime(parent, base, it.mtime)
 }
 
-// fill writes contents and then, as writing may take bits away, the mode.
-func (u *unpacker) fill(fd int, it *item, a *archive) error {
+// fill writes contents and then, as writing and a change of owner may take
+// bits away, the mode.
+func (u *unpacker) fill(fd int, it *item) error {
 	if it.size > 0 {
-		if err := u.copySparse(fd, it, a); err != nil {
+		if err := u.copySparse(fd, it); err != nil {
 			return err
 		}
 	}
 	if err := setAttrs(fd, it.attrs); err != nil {
+		return err
+	}
+	if err := u.owner(it, func(uid, gid int) error { return unix.Fchown(fd, uid, gid) }); err != nil {
 		return err
 	}
 	return unix.Fchmod(fd, it.mode)
@@ -45,7 +49,7 @@ func (u *unpacker) fill(fd int, it *item, a *archive) error {
 
 // copySparse writes the item's contents to the new file fd, but for the blocks that are
 // all zeros: those become holes.
-func (u *unpacker) copySparse(fd int, it *item, a *archive) error {
+func (u *unpacker) copySparse(fd int, it *item) error {
 	if u.buf == nil {
 		u.buf = make([]byte, 256<<10)
 	}
@@ -55,8 +59,8 @@ func (u *unpacker) copySparse(fd int, it *item, a *archive) error {
 			return err
 		}
 		buf := u.buf[:min(int64(len(u.buf)), it.size-at)]
-		if _, err := io.ReadFull(a, buf); err != nil {
-			return a.damaged(err)
+		if _, err := io.ReadFull(u.archive, buf); err != nil {
+			return u.archive.damaged(err)
 		}
 		for len(buf) > 0 {
 			zeros := run(buf, true)

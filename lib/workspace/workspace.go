@@ -40,9 +40,9 @@ const (
 
 // The reasons for which an archive is refused; test with errors.Is.
 var (
-	// ErrArchive: it is damaged, or holds something that has no place in a
-	// workspace, such as a device or a path that leads outside.
-	ErrArchive = errors.New("not a valid archive of a workspace")
+	// ErrArchive: it is damaged, or holds something that has no place in such a
+	// tree, as a path that leads outside or, in a workspace, a device.
+	ErrArchive = errors.New("not a valid archive")
 	// ErrLimit: it holds more than the Limits allow.
 	ErrLimit = errors.New("over the limit")
 	// errChanged: somebody is still at work in the directory.
@@ -68,6 +68,7 @@ type Limits struct {
 	Bytes int64 // of the unpacked archive; default 1 TiB
 	Files int   // entries; default 10 million
 	Path  int   // bytes of a path; default and maximum MaxPath
+	Names int64 // bytes of all paths together; default 1 GiB
 }
 
 func (l Limits) withDefaults() Limits {
@@ -79,6 +80,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Path <= 0 || l.Path > MaxPath {
 		l.Path = MaxPath
+	}
+	if l.Names <= 0 {
+		l.Names = 1 << 30
 	}
 	return l
 }
