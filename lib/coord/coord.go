@@ -196,6 +196,9 @@ func CheckPath(p string) error {
 // EnsurePath creates the node and its missing parents, without data. It is
 // safe to repeat and to race.
 func EnsurePath(ctx context.Context, c Conn, path string) error {
+	if _, _, err := c.Get(ctx, path); !errors.Is(err, ErrNoNode) {
+		return err // mostly nil, and then a read is cheaper than a write that is refused
+	}
 	_, err := c.Txn(ctx, Create(path, nil))
 	if errors.Is(err, ErrNoNode) {
 		i := strings.LastIndexByte(path, '/')

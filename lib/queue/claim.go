@@ -75,31 +75,53 @@ func (c *Claim) Held() bool {
 // others. What is in the queue and no ticket is told once, as an error of kind
 // fault.Internal, if there is nothing else, and left alone.
 func (q *Queue) Claim(ctx context.Context, offer []string, worker string, skip func(id string) bool) (*Claim, error) {
-	// The head first; after each race that was lost, a wider choice, so that
-	// many workers do not keep running into each other.
 	var odd error
-	for window := 1; window <= 256; window *= 4 {
+	for range 5 {
 		places, err := q.oldest(ctx, offer, skip)
 		if err != nil || len(places) == 0 {
 			return nil, cmp.Or(err, odd)
 		}
 		for range 3 {
-			if len(places) == 0 {
-				break
-			}
-			i := q.intn(min(window, len(places)))
+			i := q.intn(min(q.window(), len(places)))
 			c, err := q.claimAt(ctx, places[i], worker)
 			if errors.Is(err, errForeign) {
 				q.ignore(places[i])
 				odd, err = err, nil
 			}
 			if c != nil || err != nil {
+				q.raced(c != nil)
 				return c, err
 			}
-			places = slices.Delete(places, i, i+1)
+			q.raced(false)
+			if places = slices.Delete(places, i, i+1); len(places) == 0 {
+				return nil, odd // there was no more than what others have taken
+			}
 		}
 	}
 	return nil, odd
+}
+
+// maxWindow bounds among how many of the oldest tickets one is chosen.
+const maxWindow = 256
+
+// window is among how many of the oldest tickets this process chooses: one as
+// long as it runs into nobody. It doubles with each race that is lost, so that
+// many workers at one queue spread, and shrinks slowly.
+func (q *Queue) window() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.width + 1
+}
+
+// raced notes how a race for a ticket ended.
+func (q *Queue) raced(won bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if won {
+		q.width -= (q.width + 7) / 8
+	} else {
+		q.width = min(2*q.width+1, maxWindow-1)
+	}
 }
 
 // errForeign: a node in the queue is none of ours.

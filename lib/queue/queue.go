@@ -35,6 +35,7 @@ type Queue struct {
 	mu      sync.Mutex
 	slices  map[string]*slice // by set: where the next ticket goes
 	swept   turn
+	width   int            // see window
 	foreign map[place]bool // what is in the queue and no ticket
 }
 

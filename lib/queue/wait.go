@@ -33,6 +33,8 @@ type Waiter struct {
 	place   string // the name of the node in it
 	session int64  // that the node goes with
 	sure    bool   // the node is known to have been made
+
+	ahead coord.Watch // on the one ahead; nil: it is to be found out who that is
 }
 
 // Waiter makes a worker that does not wait yet.
@@ -64,33 +66,30 @@ func (w *Waiter) wait(ctx context.Context, offer []string, skip func(id string) 
 		if err := w.join(ctx, lineOf(offer)); err != nil {
 			return false, err
 		}
-		ahead, found, err := w.ahead(ctx)
-		if err != nil {
-			return false, err
-		}
-		if !found { // the session is another one, or we have looked at the past
-			w.line = ""
-			return true, nil
-		}
-		if ahead == "" {
-			return true, w.q.watch(ctx, offer, skip)
-		}
-		gone, err := w.q.conn.WatchNode(ctx, ahead)
-		if err != nil {
-			return false, err
-		}
-		_, _, err = w.q.conn.Get(ctx, ahead)
-		if err == nil {
-			select {
-			case <-gone.C():
-			case <-ctx.Done():
-				err = ctx.Err()
+		if w.ahead == nil {
+			inFront, err := w.look(ctx)
+			if err != nil {
+				return false, err
 			}
+			if inFront {
+				return true, w.q.watch(ctx, offer, skip)
+			}
+			continue
 		}
-		gone.Stop()
-		if err != nil && !errors.Is(err, coord.ErrNoNode) {
-			return false, err
+		select {
+		case <-w.ahead.C():
+			w.forget()
+		case <-ctx.Done():
+			return false, ctx.Err()
 		}
+	}
+}
+
+// forget lets go of the watch on the one ahead.
+func (w *Waiter) forget() {
+	if w.ahead != nil {
+		w.ahead.Stop()
+		w.ahead = nil
 	}
 }
 
@@ -99,6 +98,7 @@ func (w *Waiter) join(ctx context.Context, line string) error {
 	session := w.q.conn.Session().ID
 	if w.line != line || w.session != session {
 		w.Leave(ctx)
+		w.forget()
 		// By the clock, more or less: who comes first is a matter of fairness only.
 		w.line, w.session, w.sure = line, session, false
 		w.place = fmt.Sprintf("%015x-%08x", time.Now().UnixMicro(), w.q.intn(1<<31-1))
@@ -119,18 +119,33 @@ func (w *Waiter) join(ctx context.Context, line string) error {
 	return nil
 }
 
-// ahead is the node of the one to watch; "" for a worker in front. It is not
-// found if the worker has no place.
-func (w *Waiter) ahead(ctx context.Context) (path string, found bool, err error) {
+// look finds out where the worker stands, and watches the one ahead unless it
+// is in front.
+func (w *Waiter) look(ctx context.Context) (inFront bool, err error) {
 	names, err := w.q.conn.Children(ctx, w.line)
 	if err != nil {
-		return "", false, err
+		return false, err
 	}
 	i, found := slices.BinarySearch(names, w.place)
-	if !found || i < front {
-		return "", found, nil
+	switch {
+	case !found: // the session is another one, or we have looked at the past
+		w.line = ""
+		return false, nil
+	case i < front:
+		return true, nil
 	}
-	return w.line + "/" + names[i-front], true, nil
+	path := w.line + "/" + names[i-front]
+	if w.ahead, err = w.q.conn.WatchNode(ctx, path); err != nil {
+		w.ahead = nil
+		return false, err
+	}
+	if _, _, err = w.q.conn.Get(ctx, path); err != nil {
+		w.forget()
+		if errors.Is(err, coord.ErrNoNode) {
+			err = nil // look again
+		}
+	}
+	return false, err
 }
 
 // Leave gives up the place in the line. A worker that has got a ticket, or
@@ -143,6 +158,7 @@ func (w *Waiter) Leave(ctx context.Context) {
 		}
 	}
 	w.line = ""
+	w.forget()
 }
 
 // watch returns when there may be a ticket in the queue.

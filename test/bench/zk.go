@@ -202,14 +202,3 @@ func (r *rig) used() (sum time.Duration, err error) {
 	}
 	return sum, nil
 }
-
-// zxid is the number of transactions that the ensemble has carried out.
-func (r *rig) zxid() (int64, error) {
-	for line := range strings.Lines(r.Ask(r.Leader(), "srvr")) {
-		if s, ok := strings.CutPrefix(line, "Zxid: 0x"); ok {
-			n, err := strconv.ParseInt(strings.TrimSpace(s), 16, 64)
-			return n & (1<<32 - 1), err
-		}
-	}
-	return 0, errors.New("the ensemble tells no zxid")
-}
