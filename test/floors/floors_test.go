@@ -40,6 +40,7 @@ var floor = map[string]int{
 	"lib/queue":               3,
 	"lib/queue/history":       4,
 	"lib/workspace":           3,
+	"lib/image":               4,
 	"lib/source/pack":         2,
 	"lib/source":              3,
 	"lib/script":              3,
