@@ -76,6 +76,7 @@ type Result struct {
 	Status int  // its exit status; 128+n if signal n killed it
 	Signal int  // the signal that killed it; or 0
 	OOM    bool // it, or a part of it, was killed for using too much memory
+	Full   bool // it was killed for using too much disk
 	Usage  Usage
 }
 

@@ -160,6 +160,8 @@ type child struct{}
 
 func (child) Describe() string { return "none" }
 
+func (child) Inside(m sandbox.Mount) string { return m.Source }
+
 func (child) Run(_ context.Context, s sandbox.Spec) (sandbox.Result, error) {
 	cmd := exec.Command(s.Args[0], s.Args[1:]...)
 	cmd.Env, cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Env, s.Dir, s.Stdin, s.Stdout, s.Stderr
