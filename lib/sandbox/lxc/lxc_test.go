@@ -1,0 +1,72 @@
+package lxc
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/distci/distci/lib/sandbox"
+	"github.com/distci/distci/lib/sandbox/sandboxtest"
+	"github.com/distci/distci/test/rootfs"
+)
+
+// kitVar holds what containers are made of, for tests and for the workers that
+// they start.
+const kitVar = "LXC_TEST_OPTIONS"
+
+func TestMain(m *testing.M) {
+	if _, child := os.LookupEnv(kitVar); child {
+		sandboxtest.Main(m, open)
+	}
+	os.Exit(withKit(m))
+}
+
+// withKit builds the programs and a root file system for all tests.
+func withKit(m *testing.M) int {
+	if rootfs.Missing() != "" {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "distci-lxc-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	kit, err := rootfs.Make(dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	b, err := json.Marshal(Options{Program: kit.Program, Init: kit.Init, State: dir + "/state", Root: kit.Root})
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv(kitVar, string(b))
+	return m.Run()
+}
+
+func options() (o Options, err error) {
+	text, ok := os.LookupEnv(kitVar)
+	if !ok {
+		return o, errors.New("there is no kit")
+	}
+	return o, json.Unmarshal([]byte(text), &o)
+}
+
+func open() (sandbox.Sandbox, error) {
+	o, err := options()
+	if err != nil {
+		return nil, err
+	}
+	return New(o)
+}
+
+func TestSandbox(t *testing.T) {
+	rootfs.Need(t)
+	sandboxtest.Run(t, open)
+}
