@@ -117,7 +117,10 @@ func (s *Store) importFrom(ctx context.Context, name string, src Source, note fu
 	if err := s.publish(ctx, made, name, &r); err != nil {
 		return nil, err
 	}
-	return &Info{Name: name, Record: r}, s.clean() // the name may have stood for another
+	// The name may have stood for another tree. If that cannot be removed now,
+	// the next who changes the store will tell.
+	_ = s.clean()
+	return &Info{Name: name, Record: r}, nil
 }
 
 // prepare makes the folders. The tree's own is as it will stay if the source

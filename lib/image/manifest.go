@@ -6,9 +6,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -155,7 +157,11 @@ func verify(ctx context.Context, path, digest string) error {
 		return err
 	}
 	c := &comparer{want: bufio.NewReaderSize(f, 64<<10)}
-	if _, err := writeManifest(ctx, filepath.Join(path, "rootfs"), c); err != nil {
+	_, err = writeManifest(ctx, filepath.Join(path, "rootfs"), c)
+	if errors.Is(err, fs.ErrNotExist) {
+		return damaged("%s", err)
+	}
+	if err != nil {
 		return err
 	}
 	if line, err := c.want.ReadBytes('\n'); err != io.EOF || len(line) > 0 {

@@ -307,6 +307,9 @@ func (s *Store) forget(names []string) error {
 			continue
 		}
 		r, err := s.record(name)
+		if errors.Is(err, ErrDamaged) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -335,40 +338,42 @@ func (s *Store) forget(names []string) error {
 // clean removes what nothing refers to: trees without a name that nobody uses,
 // and what is left of imports whose process is gone.
 func (s *Store) clean() error {
-	var rubbish []string
+	var found []*os.File
 	err := s.locked(unix.LOCK_EX, func() (err error) {
-		if rubbish, err = s.abandoned(); err != nil {
-			return err
+		if err = s.retire(); err == nil {
+			found, err = s.abandoned()
 		}
-		moved, err := s.retire()
-		rubbish = append(rubbish, moved...)
 		return err
 	})
-	for _, path := range rubbish {
-		if e := workspace.Remove(path); err == nil {
+	for _, r := range found {
+		if e := workspace.Remove(r.Name()); err == nil {
 			err = e
 		}
+		r.Close()
 	}
 	return err
 }
 
-// retire moves trees without a name out of sight.
-func (s *Store) retire() (moved []string, err error) {
+// retire moves trees without a name to where abandoned finds them.
+func (s *Store) retire() error {
 	names, err := s.names()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	named := map[string]bool{}
 	for _, name := range names {
 		r, err := s.record(name)
+		if errors.Is(err, ErrDamaged) {
+			return nil // nobody knows which tree it needs: all stay until it has a new meaning
+		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		named[r.Digest] = true
 	}
 	trees, err := os.ReadDir(filepath.Join(s.dir, "sha256"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, e := range trees {
 		digest := digestPrefix + e.Name()
@@ -377,18 +382,16 @@ func (s *Store) retire() (moved []string, err error) {
 		}
 		used, err := s.used(digest)
 		if err != nil {
-			return moved, err
+			return err
 		}
 		if used {
 			continue
 		}
-		path := s.tempName()
-		if err := os.Rename(s.tree(digest), path); err != nil {
-			return moved, err
+		if err := os.Rename(s.tree(digest), s.tempName()); err != nil {
+			return err
 		}
-		moved = append(moved, path)
 	}
-	return moved, nil
+	return nil
 }
 
 func (s *Store) tempName() string { return filepath.Join(s.dir, "tmp", rand.Text()) }
@@ -413,25 +416,26 @@ func (s *Store) temp() (path string, remove func(), err error) {
 	return path, func() { _ = workspace.Remove(path); f.Close() }, nil
 }
 
-// abandoned are the folders of imports whose process is gone.
-func (s *Store) abandoned() (paths []string, err error) {
+// abandoned are the folders of tmp that no process holds, locked, so that
+// nobody else removes them at the same time.
+func (s *Store) abandoned() (found []*os.File, err error) {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "tmp"))
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
-		path := filepath.Join(s.dir, "tmp", e.Name())
-		f, err := os.Open(path)
+		f, err := os.Open(filepath.Join(s.dir, "tmp", e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return found, err
 		}
-		if flock(f, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			paths = append(paths, path)
+		if flock(f, unix.LOCK_EX|unix.LOCK_NB) != nil {
+			f.Close()
+			continue
 		}
-		f.Close()
+		found = append(found, f)
 	}
-	return paths, nil
+	return found, nil
 }
