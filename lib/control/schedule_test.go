@@ -163,8 +163,9 @@ func schedule(t *testing.T, rng *rand.Rand) {
 			if rng.IntN(2) == 0 {
 				offer = nil
 			}
-			if err := w.commit(t, result, offer); err != nil {
-				t.Fatal(err)
+			gone := deleted[fmt.Sprintf("%s/%d", tk.JobID, tk.BuildNumber)]
+			if err := w.commit(t, result, offer); errors.Is(err, queue.ErrLost) != gone || err != nil && !gone {
+				t.Fatalf("commit: %v; the build was deleted: %v", err, gone)
 			}
 			if tk.Step != "" {
 				ran[fmt.Sprintf("%s/%d/%s", tk.JobID, tk.BuildNumber, tk.Step)]++

@@ -313,9 +313,62 @@ func (r *Repo) DeleteBuild(ctx context.Context, id string, n ticket.Number) erro
 	if err := r.Cancel(ctx, id, n, "the deletion of the build"); err != nil {
 		return err
 	}
-	_, err := r.conn.Txn(ctx, coord.Delete(buildPath(id, n), coord.AnyVersion))
-	if err != nil && !errors.Is(err, coord.ErrNoNode) {
+	if err := r.deleteLive(ctx, id, n); err != nil {
 		return err
 	}
 	return r.deleteAll(ctx, buildPrefix(id, n))
+}
+
+// deleteLive removes what is left of a build in the coordination. The tickets
+// go before the record: whoever still works on one loses it, and can never take
+// the record of a later build with this number for this one's.
+func (r *Repo) deleteLive(ctx context.Context, id string, n ticket.Number) error {
+	for {
+		rec, err := r.live(ctx, id, n)
+		if errors.Is(err, ErrNoBuild) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, t := range rec.unfinished() {
+			if err := r.deleteTicket(ctx, t); err != nil {
+				return err
+			}
+		}
+		_, err = r.conn.Txn(ctx, coord.Delete(buildPath(id, n), rec.version))
+		if err == nil || !errors.Is(err, coord.ErrBadVersion) && !errors.Is(err, coord.ErrNoNode) {
+			return err
+		}
+	}
+}
+
+// unfinished lists the tickets that the build waits for.
+func (rec *record) unfinished() []string {
+	var ids []string
+	if rec.State.Control != "" {
+		ids = append(ids, rec.State.Control)
+	}
+	for _, t := range rec.State.Tasks {
+		if t.ID != "" && t.Status != ticket.Complete {
+			ids = append(ids, t.ID)
+		}
+	}
+	return ids
+}
+
+// deleteTicket removes a ticket, whoever holds it, if it is there.
+func (r *Repo) deleteTicket(ctx context.Context, id string) error {
+	for {
+		_, ref, err := r.queue.Get(ctx, id)
+		if errors.Is(err, queue.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.queue.Delete(ctx, ref); !errors.Is(err, queue.ErrLost) {
+			return err
+		}
+	}
 }

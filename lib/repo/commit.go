@@ -67,8 +67,12 @@ func (r *Repo) Commit(ctx context.Context, c *queue.Claim, t *ticket.Ticket, off
 	if t.JobID == "" || t.Step == "" {
 		return nil, r.end(ctx, c, t)
 	}
-	for {
-		rec, err := r.live(ctx, t.JobID, t.BuildNumber)
+	rec := r.written(t.JobID, t.BuildNumber) // mostly by the commit of the step before
+	for ; ; rec = nil {
+		var err error
+		if rec == nil || !rec.Waits(t) {
+			rec, err = r.live(ctx, t.JobID, t.BuildNumber)
+		}
 		if errors.Is(err, ErrNoBuild) || err == nil && !rec.Waits(t) {
 			return nil, r.drop(ctx, c)
 		}
@@ -94,7 +98,7 @@ func (r *Repo) Commit(ctx context.Context, c *queue.Claim, t *ticket.Ticket, off
 		}
 		next, err := r.queue.Commit(ctx, queue.Change{End: c, Post: post, Next: nextFor(post, offer), Ops: []coord.Op{op}})
 		if err == nil {
-			r.parsed.put(op.Path, op.Data, &rec.State)
+			r.wrote(op, rec)
 		}
 		var refused *queue.OpError
 		if !errors.As(err, &refused) {
@@ -179,7 +183,7 @@ func (r *Repo) CommitControl(ctx context.Context, c *queue.Claim, ctl *Control, 
 		return nil, ErrChanged
 	}
 	if err == nil {
-		r.parsed.put(op.Path, op.Data, &rec.State)
+		r.wrote(op, &rec)
 	}
 	return next, err
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/distci/distci/lib/build"
 	"github.com/distci/distci/lib/coord"
@@ -37,8 +38,20 @@ func (r *Repo) live(ctx context.Context, id string, n ticket.Number) (*record, e
 	if err := json.Unmarshal(data, &rec.State); err != nil {
 		return nil, fault.Errorf(fault.Internal, "repo: record of %s #%d: %w", id, n, err)
 	}
-	r.parsed.put(path, data, &rec.State)
+	r.parsed.put(path, data, rec, time.Time{})
 	return rec, nil
+}
+
+// written is the record as this process itself has just written it; nil if it
+// has not, or a while ago. It may have been changed since, which its version
+// tells.
+func (r *Repo) written(id string, n ticket.Number) *record {
+	return r.parsed.recent(buildPath(id, n), &build.Build{JobID: id, Number: n})
+}
+
+// wrote notes that op, rec's set, was carried out.
+func (r *Repo) wrote(op coord.Op, rec *record) {
+	r.parsed.put(op.Path, op.Data, &record{rec.Build, op.Version + 1}, time.Now())
 }
 
 // set is the operation that replaces the record as it was read.
@@ -64,8 +77,10 @@ type parsed struct {
 }
 
 type entry struct {
-	data  []byte
-	state build.State
+	data    []byte
+	state   build.State
+	version int32
+	written time.Time // by this process; zero: it was read
 }
 
 // maxParsed bounds the number of records that are remembered.
@@ -81,7 +96,22 @@ func (p *parsed) get(path string, data []byte) (build.State, bool) {
 	return e.state.Clone(), true
 }
 
-func (p *parsed) put(path string, data []byte, s *build.State) {
+// maxRecent is how long a record counts as just written. After that, others
+// may well have changed it.
+const maxRecent = time.Second
+
+func (p *parsed) recent(path string, b *build.Build) *record {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, ok := p.entries[path]
+	if !ok || time.Since(e.written) > maxRecent {
+		return nil
+	}
+	b.State = e.state.Clone()
+	return &record{b, e.version}
+}
+
+func (p *parsed) put(path string, data []byte, rec *record, written time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.entries == nil {
@@ -93,5 +123,5 @@ func (p *parsed) put(path string, data []byte, s *build.State) {
 			break
 		}
 	}
-	p.entries[path] = entry{data, s.Clone()}
+	p.entries[path] = entry{data, rec.State.Clone(), rec.version, written}
 }
