@@ -175,8 +175,20 @@ func seal(ctx context.Context, made string) (summary, error) {
 }
 
 // publish moves a sealed tree to its digest, unless that is there already and
-// sound, and gives it its name.
+// sound, and gives it its name. A tree that is there and used, but was not
+// there or not sound a moment ago, is looked at again: others may import the
+// same now.
 func (s *Store) publish(ctx context.Context, made, name string, r *Record) error {
+	const attempts = 5
+	for i := 1; ; i++ {
+		err := s.publishOnce(ctx, made, name, r)
+		if !errors.Is(err, ErrInUse) || i == attempts {
+			return err
+		}
+	}
+}
+
+func (s *Store) publishOnce(ctx context.Context, made, name string, r *Record) error {
 	same, err := s.sound(ctx, r.Digest)
 	if err != nil {
 		return err
@@ -230,9 +242,7 @@ func (s *Store) replace(made, digest string) error {
 		return err
 	}
 	if used {
-		// Either it is damaged, or an import of the same has just brought it and
-		// somebody uses it already: who tries again will find out.
-		return fault.Errorf(fault.Temporary, "another copy of %s is %w; try again later", digest, ErrInUse)
+		return fault.Errorf(fault.Temporary, "the tree of %s is damaged and %w: try again when no container has it", digest, ErrInUse)
 	}
 	if err := os.Rename(path, made+".old"); err != nil {
 		return err
