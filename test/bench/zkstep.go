@@ -42,7 +42,7 @@ func (r *rig) stepRate() error {
 		return err
 	}
 	for range 2 {
-		if _, err := r.worker("--jobs", "2"); err != nil {
+		if _, err := r.worker("--jobs", "4"); err != nil {
 			return err
 		}
 	}
@@ -74,13 +74,13 @@ func (r *rig) stepRate() error {
 	if r.nodes == 3 {
 		bar, met = "> 150 /s", func(v, _ float64) bool { return v > 150 }
 	}
-	r.row("no-op steps, builds of ten, two worker processes, four slots", rate, "1/s",
+	r.row("no-op steps, builds of ten, two worker processes with four slots each", rate, "1/s",
 		fmt.Sprintf("raw transactions, %d at a time", loadConns*loadEach), raw, bar, met)
-	alone, err := execRate(r.bench, 4, 75)
+	alone, err := execRate(r.bench, 8, 75)
 	if err != nil {
 		return err
 	}
-	r.row("no-op steps, the same, beside their tool", rate, "1/s", "distci-exec alone, four at a time", alone, "", nil)
+	r.row("no-op steps, the same, beside their tool", rate, "1/s", "distci-exec alone, eight at a time", alone, "", nil)
 	return nil
 }
 
