@@ -9,6 +9,9 @@
 PREFIX  = /usr/local
 GO      = go
 BENCH   = .
+# distci-lxc links liblxc where its development files are, and else says how to
+# get it; no other program has C in it.
+LXC     = $(shell pkg-config --exists lxc 2>/dev/null && command -v cc >/dev/null && echo lxc)
 PROGRAMS = distci-buildctl distci-checkout distci-claim distci-copy distci-exec distci-frontend distci-publish
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 SHELL_SCRIPTS = $(wildcard examples/*.sh test/*.sh test/*/*.sh) .ci/run
@@ -17,6 +20,8 @@ SHELL_SCRIPTS = $(wildcard examples/*.sh test/*.sh test/*/*.sh) .ci/run
 
 all:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS:%=./cmd/%)
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/libexec/ ./cmd/distci-init
+	CGO_ENABLED=$(if $(LXC),1,0) $(GO) build -trimpath -tags='$(LXC)' -o bin/ ./cmd/distci-lxc
 
 demo: all
 	sh examples/demo.sh
@@ -31,6 +36,7 @@ test: all
 check:
 	@test -z "$$(gofmt -l cmd lib test)" || { gofmt -l cmd lib test; echo 'gofmt: the files above are not formatted'; exit 1; }
 	$(GO) vet ./...
+	$(if $(LXC),$(GO) vet -tags=lxc ./lib/sandbox/... ./cmd/distci-lxc)
 	$(GO) run $(STATICCHECK) ./...
 	sh test/prepare.sh
 	@if command -v mandoc >/dev/null; then mandoc -Tlint -Wwarning man/*.[0-9]; else echo 'check: no mandoc, man pages not checked'; fi
@@ -41,7 +47,9 @@ bench: all
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man7 $(DESTDIR)$(PREFIX)/share/man/man8
-	install -m 755 $(PROGRAMS:%=bin/%) $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(PROGRAMS:%=bin/%) bin/distci-lxc $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/libexec/distci
+	install -m 755 bin/libexec/distci-init $(DESTDIR)$(PREFIX)/libexec/distci
 	for f in man/*.[0-9]; do install -m 644 $$f $(DESTDIR)$(PREFIX)/share/man/man$${f##*.}; done
 
 clean:

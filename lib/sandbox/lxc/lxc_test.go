@@ -70,3 +70,17 @@ func TestSandbox(t *testing.T) {
 	rootfs.Need(t)
 	sandboxtest.Run(t, open)
 }
+
+// BenchmarkRun runs a program that does nothing.
+func BenchmarkRun(b *testing.B) {
+	rootfs.Need(b)
+	s, err := open()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if r, err := s.Run(b.Context(), sandbox.Spec{Args: []string{"/bin/true"}, Dir: "/"}); err != nil || r.Status != 0 {
+			b.Fatal(r, err)
+		}
+	}
+}

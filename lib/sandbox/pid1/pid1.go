@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -87,6 +88,8 @@ func run(s wire.Start, files []*os.File) (int, error) {
 	}
 	oom := openOOM()
 	defer oom.Close()
+	runtime.LockOSThread() // the program inherits what confine does to this thread
+	defer runtime.UnlockOSThread()
 	if err := confine(); err != nil {
 		return 0, fault.Errorf(fault.Config, "%w", err)
 	}

@@ -266,23 +266,28 @@ func folders(pid int, all []hierarchy) []string {
 	return dirs
 }
 
-// removeCgroups removes the groups of a container, those that are given and
-// those that its name tells, with all that is still in them.
-func removeCgroups(name string, dirs []string) error {
+// findCgroups looks for the groups of a container, by its name. If a name is
+// taken LXC appends "-" and a number.
+func findCgroups(name string) (dirs []string, err error) {
 	all, err := layout()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	b, _ := os.ReadFile("/proc/1/cgroup")
 	self, _ := os.ReadFile("/proc/self/cgroup")
 	for _, h := range all {
 		for _, base := range bases(h, string(b)+string(self)) {
-			for _, pattern := range []string{".", "-*"} {
-				found, _ := filepath.Glob(filepath.Join(h.root, base, "lxc.*."+name+strings.TrimPrefix(pattern, ".")))
+			for _, suffix := range []string{"", "-*"} {
+				found, _ := filepath.Glob(filepath.Join(h.root, base, "lxc.*."+name+suffix))
 				dirs = append(dirs, found...)
 			}
 		}
 	}
+	return dirs, nil
+}
+
+// removeCgroups removes a container's groups with all that is still in them.
+func removeCgroups(name string, dirs []string) error {
 	slices.Sort(dirs)
 	dirs = slices.Compact(dirs)
 	deadline := time.Now().Add(10 * time.Second)
@@ -292,7 +297,7 @@ func removeCgroups(name string, dirs []string) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fault.Errorf(fault.Temporary, "control group %s cannot be removed", dirs[0])
+			return fault.Errorf(fault.Temporary, "the control group %s cannot be removed", dirs[0])
 		}
 		time.Sleep(wait) // a killed process is in its group until it is gone
 	}

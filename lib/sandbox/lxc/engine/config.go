@@ -74,7 +74,8 @@ func (r *run) config() []item {
 	for _, path := range hidden {
 		fi, err := os.Lstat(path)
 		switch {
-		case err != nil || fi.Mode()&os.ModeSymlink != 0 || strings.HasPrefix(path, "/sys/") && auto == "proc:mixed":
+		case err != nil || fi.Mode()&os.ModeSymlink != 0 || !fi.IsDir() && fi.Mode()&0o006 == 0 || // root's of the host, who is not inside
+			strings.HasPrefix(path, "/sys/") && auto == "proc:mixed":
 		case fi.IsDir():
 			items = append(items, tmpfs(path, "ro,nosuid,nodev,noexec,size=4k,nr_inodes=2,mode=555,optional"))
 		default:

@@ -140,10 +140,13 @@ func (r *run) remove() error {
 			r.stats.Kept = filepath.Join(kept, "upper")
 		}
 	}
-	if err := r.slot.note(h); err != nil {
-		return fault.Wrap(fault.Temporary, err)
+	if len(r.groups) == 0 { // it did not start, or not well
+		if err := r.slot.note(h); err != nil {
+			return fault.Wrap(fault.Temporary, err)
+		}
+		return fault.Wrap(fault.Temporary, r.slot.clean())
 	}
-	return fault.Wrap(fault.Temporary, r.slot.clean())
+	return fault.Wrap(fault.Temporary, r.slot.remove(h))
 }
 
 // run starts the container, has PID 1 run the program, and waits for the end
@@ -175,7 +178,9 @@ func (r *run) run(ctx context.Context, stop <-chan wire.Stop, files [3]*os.File)
 		return reapChildren(dieLimit)
 	}
 	counters := newCounters(c.pid(), r.cgroups)
-	r.groups = folders(c.pid(), r.cgroups)
+	for _, dir := range folders(c.pid(), r.cgroups) {
+		r.groups = append(r.groups, dir, strings.Replace(dir, "/lxc.payload.", "/lxc.monitor.", 1))
+	}
 	if err := counters.check(r.spec.Limits); err != nil {
 		kill()
 		return result, errors.Join(err, gone())

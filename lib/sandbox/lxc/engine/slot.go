@@ -127,6 +127,17 @@ func (s *slot) clean() error {
 	if err := json.Unmarshal(b, &h); err != nil {
 		h = holding{Name: s.name} // cut short: its writer died
 	}
+	// How far its starter got is not known.
+	more, err := findCgroups(h.Name)
+	if err != nil {
+		return err
+	}
+	h.Cgroups = append(h.Cgroups, more...)
+	return s.remove(h)
+}
+
+// remove removes what a container had, and empties the slot's file.
+func (s *slot) remove(h holding) error {
 	if err := removeCgroups(h.Name, h.Cgroups); err != nil {
 		return err
 	}
