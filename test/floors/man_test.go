@@ -12,7 +12,7 @@ import (
 
 var (
 	helpFlag    = regexp.MustCompile(`(?m)^ +(?:-(\w), )?--([a-z][a-z-]*)`)
-	helpCommand = regexp.MustCompile(`(?m)^  ([a-z]+)[ A-Z\[\]a-z|]*  +[A-Z]`)
+	helpCommand = regexp.MustCompile(`(?m)^  ([a-z]+)[ A-Z\[\]a-z|…]*  +[A-Z]`)
 	pageItem    = regexp.MustCompile(`(?m)^\.It Fl .*$`)
 	pageFlag    = regexp.MustCompile(`Fl -?([a-zA-Z][a-zA-Z-]*)`)
 )
@@ -56,7 +56,8 @@ func (f flags) help(t *testing.T, program string, args ...string) string {
 }
 
 // TestFlagsAreInTheManPages asserts that the page of each program has an item
-// for each of its flags, those of its commands included, and for no other.
+// for each of its flags, those of its commands included, and for no other. A
+// command with a page of its own, as distci-lxc-image(1), is described there.
 func TestFlagsAreInTheManPages(t *testing.T) {
 	bin := t.TempDir()
 	build := exec.Command("go", "build", "-o", bin, "../../cmd/...")
@@ -64,50 +65,80 @@ func TestFlagsAreInTheManPages(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	// The first process of containers, which is not for people.
+	if err := os.Remove(filepath.Join(bin, "distci-init")); err != nil {
+		t.Fatal(err)
+	}
 	programs, err := os.ReadDir(bin)
 	if err != nil || len(programs) < 7 {
 		t.Fatalf("%d programs, %v", len(programs), err)
 	}
 	// The commands that a program's help does not list by itself.
-	commands := map[string][]string{"distci-checkout": {"poll"}}
+	commands := map[string][]string{"distci-checkout": {"poll"}, "distci-lxc": {"image"}}
 	for _, p := range programs {
+		if p.Name() == "distci-init" { // not for people: distci-lxc(1) tells of it
+			continue
+		}
 		program := filepath.Join(bin, p.Name())
 		has := flags{}
 		text := has.help(t, program)
-		found := commands[p.Name()]
-		intro, _, _ := strings.Cut(text, "\nOptions:\n")
-		for _, m := range helpCommand.FindAllStringSubmatch(intro, -1) {
-			found = append(found, m[1])
-		}
+		found := append(commands[p.Name()], listed(text)...)
 		if p.Name() == "distci-buildctl" && !slices.Contains(found, "trigger") {
 			t.Errorf("no commands in the help of %s:\n%s", p.Name(), text)
 		}
 		for _, c := range found {
-			has.help(t, program, c)
-		}
-		if len(has) < 5 {
-			t.Errorf("%s --help tells only of %v", p.Name(), has)
-		}
-		pages, err := filepath.Glob("../../man/" + p.Name() + ".[18]")
-		if err != nil || len(pages) != 1 {
-			t.Errorf("%s has the man pages %v", p.Name(), pages)
-			continue
-		}
-		page, err := os.ReadFile(pages[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		described := flags{}
-		for _, item := range pageItem.FindAllString(string(page), -1) {
-			for _, m := range pageFlag.FindAllStringSubmatch(item, -1) {
-				described[m[1]] = true
+			own := p.Name() + "-" + c
+			if _, err := os.Stat("../../man/" + own + ".1"); err != nil {
+				has.help(t, program, c)
+				continue
 			}
+			all := flags{}
+			for _, sub := range listed(all.help(t, program, c)) {
+				all.help(t, program, c, sub)
+			}
+			if len(all) < 8 {
+				t.Errorf("the help of %s and its commands tells only of %v", own, all)
+			}
+			compare(t, own, all)
 		}
-		for _, name := range has.missing(described) {
-			t.Errorf("%s does not describe the flag %q", filepath.Base(pages[0]), name)
+		compare(t, p.Name(), has)
+	}
+}
+
+// listed are the commands that a help text lists.
+func listed(help string) (commands []string) {
+	intro, _, _ := strings.Cut(help, "\nOptions:\n")
+	for _, m := range helpCommand.FindAllStringSubmatch(intro, -1) {
+		commands = append(commands, m[1])
+	}
+	return commands
+}
+
+// compare holds a man page against the flags that it is to describe.
+func compare(t *testing.T, name string, has flags) {
+	t.Helper()
+	if len(has) < 5 {
+		t.Errorf("the help of %s tells only of %v", name, has)
+	}
+	pages, err := filepath.Glob("../../man/" + name + ".[18]")
+	if err != nil || len(pages) != 1 {
+		t.Errorf("%s has the man pages %v", name, pages)
+		return
+	}
+	page, err := os.ReadFile(pages[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := flags{}
+	for _, item := range pageItem.FindAllString(string(page), -1) {
+		for _, m := range pageFlag.FindAllStringSubmatch(item, -1) {
+			described[m[1]] = true
 		}
-		for _, name := range described.missing(has) {
-			t.Errorf("%s describes the flag %q, which does not exist", filepath.Base(pages[0]), name)
-		}
+	}
+	for _, flag := range has.missing(described) {
+		t.Errorf("%s does not describe the flag %q", filepath.Base(pages[0]), flag)
+	}
+	for _, flag := range described.missing(has) {
+		t.Errorf("%s describes the flag %q, which does not exist", filepath.Base(pages[0]), flag)
 	}
 }
