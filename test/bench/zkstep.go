@@ -51,7 +51,7 @@ func (r *rig) stepRate() error {
 		return err
 	}
 	rate := 0.0
-	for round := range 2 { // the first one warms up
+	for round := range 3 { // the first ones warm the servers up
 		first := round*builds + 1
 		from := time.Now()
 		for range builds {
