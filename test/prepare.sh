@@ -3,7 +3,7 @@
 # missing and we may; otherwise it says what will be skipped.
 set -eu
 missing=
-for c in curl jq zstd mandoc shellcheck openssl; do
+for c in curl jq zstd mandoc shellcheck openssl umoci; do
 	command -v "$c" >/dev/null || missing="$missing $c"
 done
 command -v ip >/dev/null || missing="$missing iproute2"

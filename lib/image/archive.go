@@ -174,8 +174,8 @@ func (s *folderSource) fill(ctx context.Context, t *target) error {
 	}()
 	err = t.apply(ctx, r, false)
 	r.CloseWithError(err)
-	if e := <-done; err == nil {
-		err = e
+	if e := <-done; err == nil || e != nil && errors.Is(err, e) {
+		return e // the cause, as it was
 	}
 	return err
 }

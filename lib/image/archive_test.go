@@ -237,6 +237,24 @@ func TestFolder(t *testing.T) {
 	}
 }
 
+// TestUnreadableFolder: of somebody else's file the kind tells what is wrong.
+func TestUnreadableFolder(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root can read everything")
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "x"), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	src, err := From(dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newStore(t).Import(t.Context(), "a", src, func(string) {}); fault.Of(err) != fault.Denied || !strings.Contains(err.Error(), "open x:") {
+		t.Errorf("%s: %v", fault.Of(err), err)
+	}
+}
+
 func stat(t *testing.T, path string) (st unix.Stat_t) {
 	t.Helper()
 	if err := unix.Lstat(path, &st); err != nil {

@@ -309,13 +309,11 @@ func TestLimitsOfAllLayers(t *testing.T) {
 	}
 }
 
-// TestStandardLayout takes a layout that umoci has made and skopeo has copied,
-// if they are installed.
+// TestStandardLayout takes a layout that umoci has made, and skopeo has copied
+// if that is installed.
 func TestStandardLayout(t *testing.T) {
-	for _, tool := range []string{"umoci", "skopeo"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skip(tool + " is not installed")
-		}
+	if _, err := exec.LookPath("umoci"); err != nil {
+		t.Skip("umoci is not installed")
 	}
 	if os.Geteuid() != 0 {
 		t.Skip("umoci needs root")
@@ -340,12 +338,16 @@ func TestStandardLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	run("umoci", "repack", "--image", "l:two", "bundle")
-	run("skopeo", "--insecure-policy", "copy", "oci:l:two", "oci:copy:two")
+	layouts := []string{"l"}
+	if _, err := exec.LookPath("skopeo"); err == nil {
+		run("skopeo", "--insecure-policy", "copy", "oci:l:two", "oci:copy:two")
+		layouts = append(layouts, "copy")
+	}
 
 	s := newStore(t)
 	var digests []string
-	for name, ref := range map[string]string{"l": "two", "copy": "two"} {
-		src, err := From(filepath.Join(dir, name), ref)
+	for _, name := range layouts {
+		src, err := From(filepath.Join(dir, name), "two")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -358,7 +360,7 @@ func TestStandardLayout(t *testing.T) {
 			t.Errorf("environment %q", info.Env)
 		}
 	}
-	if digests[0] != digests[1] {
+	if len(slices.Compact(digests)) != 1 {
 		t.Errorf("digests %v", digests)
 	}
 	// What it unpacks to is what the tool's own folder has.

@@ -229,10 +229,11 @@ func (i *Image) Path() string { return filepath.Join(i.path, "rootfs") }
 func (i *Image) Close() error { return i.lock.Close() }
 
 // Open begins to use an image. If there is none of that name the error is
-// ErrNotFound, of kind MissingTool: another worker may have it.
+// ErrNotFound, and ErrDamaged if there is no more than the name; both are of
+// kind MissingTool, as another worker may have it.
 func (s *Store) Open(name string) (*Image, error) {
 	i, err := s.use(name)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDamaged) {
 		err = &fault.Error{Kind: fault.MissingTool, Err: err}
 	}
 	return i, failed("open", err)

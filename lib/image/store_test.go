@@ -282,7 +282,7 @@ func TestDamagedName(t *testing.T) {
 		if err := os.WriteFile(s.nameFile("a"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Open("a"); !errors.Is(err, ErrDamaged) || fault.Of(err) != fault.Config {
+		if _, err := s.Open("a"); !errors.Is(err, ErrDamaged) || fault.Of(err) != fault.MissingTool {
 			t.Errorf("%s: %v", fault.Of(err), err)
 		}
 		put(t, s, "b", system(t, "2"))
@@ -416,6 +416,25 @@ func TestCanceled(t *testing.T) {
 	}
 	r.Close()
 	expect(t, s, "sha256:0 tmp:0")
+}
+
+// TestLostTree: a name of which no tree is left is not used.
+func TestLostTree(t *testing.T) {
+	s := newStore(t)
+	info := put(t, s, "a", system(t, "1"))
+	if err := os.RemoveAll(s.tree(info.Digest)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Open("a"); !errors.Is(err, ErrDamaged) || fault.Of(err) != fault.MissingTool {
+		t.Errorf("%s: %v", fault.Of(err), err)
+	}
+	if err := s.Verify(t.Context(), "a"); !errors.Is(err, ErrDamaged) || fault.Of(err) != fault.Config {
+		t.Errorf("%s: %v", fault.Of(err), err)
+	}
+	put(t, s, "a", system(t, "1"))
+	if err := s.Verify(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestOthersCannotReach: programs that change their user are in there.
