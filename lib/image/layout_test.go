@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -244,6 +245,17 @@ func TestBrokenLayouts(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "layer 1 (sha256:"},
+		"a byte of a layer": {func(l testLayout) {
+			layers := l.layers()
+			l.index(l.image(arch, layers...))
+			b, err := os.ReadFile(path(l, layers[2]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path(l, layers[2]), bytes.Replace(b, []byte("\x003\x00"), []byte("\x004\x00"), 1), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, "damaged"},
 		"layer longer": {func(l testLayout) {
 			layers := l.layers()
 			l.index(l.image(arch, layers...))

@@ -347,6 +347,39 @@ func TestAtTheSameTime(t *testing.T) {
 	expect(t, s, "sha256:0 tmp:0")
 }
 
+// TestSameAtTheSameTime: many import the same and use it at once, so that some
+// find that what was not there when they looked is in use when they come.
+func TestSameAtTheSameTime(t *testing.T) {
+	archive := system(t, "1")
+	for range 5 {
+		s := newStore(t)
+		var wg sync.WaitGroup
+		images := make(chan *Image, 12)
+		for i := range cap(images) {
+			wg.Go(func() {
+				name := fmt.Sprint("i", i)
+				if _, err := s.Import(t.Context(), name, Archive(bytes.NewReader(archive), "test"), func(string) {}); err != nil {
+					t.Error(err)
+				}
+				image, err := s.Open(name)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				images <- image
+			})
+		}
+		wg.Wait()
+		close(images)
+		for image := range images {
+			image.Close()
+		}
+		if got := state(t, s); !strings.HasSuffix(got, "sha256:1 tmp:0") {
+			t.Error(got)
+		}
+	}
+}
+
 // TestKilledImport: kill -9 in the middle leaves nothing that can be seen, and
 // what is left is removed by the next that changes the store.
 func TestKilledImport(t *testing.T) {
