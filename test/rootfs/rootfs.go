@@ -72,7 +72,7 @@ func Make(dir string, programs ...string) (k Kit, err error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return k, fmt.Errorf("root file system: %w: %s", err, out)
 	}
-	return k, nil
+	return k, k.build("0", filepath.Join(k.Root, "bin"), "-tags=", "test/rootfs/probe")
 }
 
 func (k Kit) build(cgo, to, tags, what string) error {
