@@ -19,7 +19,6 @@ import (
 	"github.com/distci/distci/lib/cluster"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/member"
-	"github.com/distci/distci/lib/sandbox/plain"
 	"github.com/distci/distci/lib/ticket"
 	"github.com/distci/distci/lib/tool"
 	"github.com/distci/distci/lib/worker"
@@ -56,6 +55,7 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	session := fs.Duration("session-timeout", 10*time.Second, "a worker that was not heard of for so long has lost its tickets")
 	grace := fs.Duration("grace", time.Second, "time between SIGTERM and SIGKILL for a step that is stopped")
 	pass := fs.StringSlice("pass-env", nil, "variables that the steps get besides the usual ones (`NAME`,…)")
+	sandboxed := sandboxFlags(fs)
 	id := fs.String("name", defaultName(), "the worker's `NAME`, shown as the assignee")
 	log, status := tool.ParseArgs(fs, args, stdout, stderr)
 	if log == nil {
@@ -80,18 +80,18 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	if err != nil {
 		return fail(err)
 	}
-	sb, err := plain.New()
+	tools := worker.Tools{Path: worker.ToolPath(*path), Program: fs.Args(), Labels: *labels, Capabilities: *capabilities, PassEnv: *pass}
+	sb, closeSandbox, err := sandboxed.open(*mirror, *credentials, &tools, log)
 	if err != nil {
 		return fail(err)
 	}
-	defer sb.Close()
+	defer closeSandbox()
 	handler := api.New(cl.Repo, api.Options{})
 	w, err := worker.New(worker.Options{
 		Repo: cl.Repo, Layers: workspace.NewLayers(cl.Store, cached, workspace.Limits{}), Sandbox: sb, Name: *id, Dir: filepath.Join(*state, "work"),
 		Slots: *jobs, Loop: *loop, Wait: *wait, Session: cl.Conn.Session().Timeout, Grace: *grace, Log: log,
-		API: func(job string, n ticket.Number) http.Handler { return api.Scoped(handler, job, n) },
-		Tools: worker.Tools{Path: worker.ToolPath(*path), Program: fs.Args(), Labels: *labels, Capabilities: *capabilities,
-			PassEnv: *pass, TrustedEnv: trusted(*mirror, *credentials)},
+		API:   func(job string, n ticket.Number) http.Handler { return api.Scoped(handler, job, n) },
+		Tools: tools, Limits: sandboxed.limits(),
 	})
 	if err != nil {
 		return fail(err)
@@ -127,18 +127,6 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 		return *empty
 	}
 	return fail(err)
-}
-
-// trusted are the variables for the tools that run none of the job's code.
-func trusted(mirror, credentials string) map[string][]string {
-	var env []string
-	if mirror != "" {
-		env = append(env, "DISTCI_MIRROR="+mirror)
-	}
-	if credentials != "" {
-		env = append(env, "DISTCI_CREDENTIALS="+credentials)
-	}
-	return map[string][]string{"git-checkout": env}
 }
 
 func defaultName() string {

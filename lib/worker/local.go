@@ -81,8 +81,9 @@ func (l *Local) step(ctx context.Context, t *ticket.Ticket, tmp string) (*ticket
 			}
 			args = append(args, "--from", filepath.Join(l.Artifacts, from))
 		}
-		out, err := Execute(ctx, l.Sandbox, t, sandbox.Spec{Args: args, Env: l.Tools.Env(t.Type, l.Workspace, tmp), Dir: tmp,
-			Stderr: l.Console, Grace: l.Grace})
+		spec := l.Tools.Spec(l.Sandbox, t, args, l.Workspace, tmp, tmp)
+		spec.Stderr, spec.Grace = l.Console, l.Grace
+		out, err := Execute(ctx, l.Sandbox, t, spec)
 		if ctx.Err() != nil {
 			return nil, fault.Errorf(fault.Interrupted, "interrupted in step %s", t.Step)
 		}

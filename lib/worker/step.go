@@ -198,16 +198,19 @@ func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, console io.Writer)
 	if err != nil {
 		return out, err
 	}
-	env := s.Tools.Env(t.Type, s.workspace(), tmp)
+	spec := s.Tools.Spec(s.Sandbox, t, args, s.workspace(), s.dir, tmp)
 	if s.API != nil && s.Tools.NeedsAPI(t.Type) && t.JobID != "" {
-		url, stop, err := serve(s.API(t.JobID, t.BuildNumber))
+		path, stop, err := serve(s.API(t.JobID, t.BuildNumber))
 		if err != nil {
 			return out, fault.Wrap(fault.Temporary, err)
 		}
 		defer stop()
-		env = append(env, "DISTCI_URL="+url)
+		api := sandbox.Mount{Source: path, Target: insideAPI}
+		spec.Mounts = append(spec.Mounts, api)
+		spec.Env = append(spec.Env, "DISTCI_URL=unix:"+s.Sandbox.Inside(api))
 	}
-	return Execute(ctx, s.Sandbox, t, sandbox.Spec{Args: args, Env: env, Dir: s.dir, Stderr: console, Grace: s.Grace})
+	spec.Stderr, spec.Grace, spec.Limits = console, s.Grace, s.Limits
+	return Execute(ctx, s.Sandbox, t, spec)
 }
 
 // empty removes what a step has left in its folder for temporary files. Most

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"net"
 	"net/http"
 	"os"
@@ -9,17 +10,20 @@ import (
 	"strings"
 
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/sandbox"
 	"github.com/distci/distci/lib/ticket"
 )
 
 // Tools is what a worker can run.
 type Tools struct {
-	Path         []string            // folders in which the tools are
-	Program      []string            // run this instead of the tool by type
-	Labels       []string            // offered as nodelabel_<label>
-	Capabilities []string            // offered besides; with Program, all that is offered
-	PassEnv      []string            // variables of the worker that its steps get
-	TrustedEnv   map[string][]string // NAME=VALUE for the tools of a type, which run none of the job's code
+	Path         []string        // folders in which the tools are
+	Program      []string        // run this instead of the tool by type
+	Labels       []string        // offered as nodelabel_<label>
+	Capabilities []string        // offered besides; with Program, all that is offered
+	PassEnv      []string        // variables of the worker that its steps get
+	Image        string          // of steps that name none, where the sandbox has images
+	Images       func() []string // capabilities by the images that there are; nil: none
+	Grants       Grants          // what tools get that run none of the job's code
 }
 
 // stepEnv are the variables of the worker that a step gets in any case.
@@ -45,6 +49,9 @@ func (t *Tools) Offer() []string {
 			}
 		}
 	}
+	if t.Images != nil {
+		offer = append(offer, t.Images()...)
+	}
 	for _, l := range t.Labels {
 		offer = append(offer, "nodelabel_"+l)
 	}
@@ -68,15 +75,43 @@ func (t *Tools) Command(typ string) ([]string, error) {
 	return nil, fault.Errorf(fault.MissingTool, "worker: no %s in %s", tool, strings.Join(t.Path, ":"))
 }
 
-// Env is the environment of the tool for tickets of a type.
-func (t *Tools) Env(typ, workspace, tmp string) []string {
-	env := []string{"CI=true", "DISTCI_WORKSPACE=" + workspace, "TMPDIR=" + tmp}
-	for _, name := range slices.Concat(stepEnv, t.PassEnv) {
+// Where a tool finds what it needs, in a sandbox that has a file system of its
+// own.
+const (
+	insideWorkspace = "/workspace"
+	insideTools     = "/run/distci/bin"
+	insideAPI       = "/run/distci/api"
+)
+
+// Spec says how the tool with these arguments is run for t: in which
+// environment, with which files of the host. Folder tmp is for temporary files
+// where the sandbox has none of its own, dir for the tool to start in.
+func (t *Tools) Spec(sb sandbox.Sandbox, tk *ticket.Ticket, args []string, workspace, dir, tmp string) sandbox.Spec {
+	ws := sandbox.Mount{Source: workspace, Target: insideWorkspace}
+	s := sandbox.Spec{Args: slices.Clone(args), Dir: dir, Mounts: []sandbox.Mount{ws}, Image: cmp.Or(tk.Image, t.Image)}
+	s.Env = []string{"CI=true", "DISTCI_WORKSPACE=" + sb.Inside(ws)}
+	pass := t.PassEnv
+	if contained := sb.Inside(ws) != workspace; contained {
+		s.Dir = sb.Inside(ws)
+		s.Env = append(s.Env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "LANG=C.UTF-8")
+	} else {
+		s.Env = append(s.Env, "TMPDIR="+tmp)
+		pass = slices.Concat(stepEnv, pass)
+	}
+	if path := args[0]; filepath.IsAbs(path) {
+		tool := sandbox.Mount{Source: path, Target: insideTools + "/" + filepath.Base(path), ReadOnly: true}
+		s.Mounts = append(s.Mounts, tool)
+		s.Args[0] = sb.Inside(tool)
+	}
+	for _, name := range pass {
 		if v, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+v)
+			s.Env = append(s.Env, name+"="+v)
 		}
 	}
-	return append(env, t.TrustedEnv[typ]...)
+	grant := t.Grants[tk.Type]
+	mounts, env := grant.mounts(sb)
+	s.Mounts, s.Env, s.Network = append(s.Mounts, mounts...), append(s.Env, env...), grant.Network
+	return s
 }
 
 // NeedsAPI tells whether tools of a type speak REST. The two that are run most
@@ -87,12 +122,12 @@ func (t *Tools) NeedsAPI(typ string) bool {
 
 // serve serves h on a unix socket that only this user can reach. The name is
 // short: a socket's must be.
-func serve(h http.Handler) (url string, stop func(), err error) {
+func serve(h http.Handler) (path string, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "distci-")
 	if err != nil {
 		return "", nil, err
 	}
-	path := filepath.Join(dir, "api")
+	path = filepath.Join(dir, "api")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		os.RemoveAll(dir)
@@ -104,7 +139,7 @@ func serve(h http.Handler) (url string, stop func(), err error) {
 		defer close(done)
 		_ = srv.Serve(l) // ends with Close
 	}()
-	return "unix:" + path, func() {
+	return path, func() {
 		srv.Close()
 		<-done
 		os.RemoveAll(dir)

@@ -34,13 +34,14 @@ type Options struct {
 	Layers  *workspace.Layers
 	Sandbox sandbox.Sandbox
 	Tools   Tools
-	Name    string        // shown as the assignee
-	Dir     string        // folder for workspaces; several workers may share it
-	Slots   int           // tickets at the same time
-	Loop    bool          // go on after the first ticket
-	Wait    time.Duration // how long to wait for a first ticket; without Loop
-	Session time.Duration // the coordination's session time-out
-	Grace   time.Duration // between SIGTERM and SIGKILL
+	Name    string         // shown as the assignee
+	Dir     string         // folder for workspaces; several workers may share it
+	Slots   int            // tickets at the same time
+	Loop    bool           // go on after the first ticket
+	Wait    time.Duration  // how long to wait for a first ticket; without Loop
+	Session time.Duration  // the coordination's session time-out
+	Grace   time.Duration  // between SIGTERM and SIGKILL
+	Limits  sandbox.Limits // for each step
 	// API makes the part of the REST interface that a step may use.
 	API func(job string, n ticket.Number) http.Handler
 	Log *slog.Logger

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"log/slog"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/image"
+	"github.com/distci/distci/lib/sandbox"
+	"github.com/distci/distci/lib/sandbox/lxc"
+	"github.com/distci/distci/lib/sandbox/plain"
+	"github.com/distci/distci/lib/tool"
+	"github.com/distci/distci/lib/worker"
+)
+
+// sandboxOptions say in what steps run.
+type sandboxOptions struct {
+	kind, image, images, grants *string
+	memory, disk                *int64
+	cpus                        *float64
+	processes                   *int
+}
+
+func sandboxFlags(fs *pflag.FlagSet) *sandboxOptions {
+	return &sandboxOptions{
+		kind:      tool.Setting(fs, "sandbox", "sandbox", "plain", "run steps in `KIND`: lxc, plain, or auto: lxc if that is possible here"),
+		image:     tool.Setting(fs, "image", "image", "", "the image of steps that name none (`NAME`, see distci-lxc-image(1))"),
+		images:    tool.Setting(fs, "images", "images", image.DefaultDir(), "`FOLDER` of the images"),
+		grants:    tool.Setting(fs, "grants", "grants", "", "`FILE` that says which types of tickets get more than the workspace in a container"),
+		memory:    fs.Int64("memory", 0, "a step in a container may use so many `BYTES` of memory; 0 is no limit"),
+		disk:      fs.Int64("disk", 0, "a step in a container may change so many `BYTES` outside the workspace; 0 is no limit"),
+		cpus:      fs.Float64("cpus", 0, "a step in a container may use so many `PROCESSORS`; 0 is no limit"),
+		processes: fs.Int("pids", 4096, "a step in a container may have so many processes and threads (`N`); 0 is no limit"),
+	}
+}
+
+// limits are those of each step.
+func (o *sandboxOptions) limits() sandbox.Limits {
+	return sandbox.Limits{Memory: *o.memory, CPUs: *o.cpus, Processes: *o.processes, Disk: *o.disk}
+}
+
+// open opens the sandbox that the options choose, and tells the tools what is
+// to be had in it.
+func (o *sandboxOptions) open(mirror, credentials string, tools *worker.Tools, log *slog.Logger) (sandbox.Sandbox, func(), error) {
+	if err := o.grant(tools, mirror, credentials); err != nil {
+		return nil, nil, err
+	}
+	switch *o.kind {
+	case "plain":
+	case "lxc", "auto":
+		sb, err := o.lxc(tools)
+		if err == nil {
+			return sb, func() {}, nil
+		}
+		if *o.kind == "lxc" {
+			return nil, nil, err
+		}
+		log.Warn("steps run without containers: " + err.Error())
+	default:
+		return nil, nil, fault.Errorf(fault.Usage, "--sandbox %q: expected lxc, plain or auto", *o.kind)
+	}
+	sb, err := plain.New()
+	if err != nil {
+		return nil, nil, err
+	}
+	return sb, func() { sb.Close() }, nil
+}
+
+// lxc opens the sandbox that makes containers. It has the images that there
+// are, one of which is for steps that name none.
+func (o *sandboxOptions) lxc(tools *worker.Tools) (sandbox.Sandbox, error) {
+	store := image.At(*o.images)
+	if *o.image == "" {
+		return nil, fault.Errorf(fault.Config, "--image: expected the image of steps that name none; distci-lxc image build NAME makes one, distci-lxc image list tells which there are")
+	}
+	if _, err := store.Show(*o.image); err != nil {
+		return nil, err
+	}
+	sb, err := lxc.New(lxc.Options{Images: *o.images})
+	if err != nil {
+		return nil, err
+	}
+	tools.Image = *o.image
+	tools.Images = func() []string {
+		names, _ := store.Names() // what cannot be read cannot be offered
+		for i, name := range names {
+			names[i] = image.Capability(name)
+		}
+		return names
+	}
+	return sb, nil
+}
+
+// grant sets what tools get besides.
+func (o *sandboxOptions) grant(tools *worker.Tools, mirror, credentials string) (err error) {
+	tools.Grants = worker.DefaultGrants()
+	if *o.grants != "" {
+		if tools.Grants, err = worker.ReadGrants(*o.grants); err != nil {
+			return err
+		}
+	}
+	for _, m := range []worker.GrantMount{
+		{Source: mirror, Target: "/run/distci/mirror", Env: "DISTCI_MIRROR"},
+		{Source: credentials, Target: "/run/distci/credentials", Env: "DISTCI_CREDENTIALS", ReadOnly: true},
+	} {
+		if m.Source == "" {
+			continue
+		}
+		if m.Source, err = filepath.Abs(m.Source); err != nil {
+			return fault.Wrap(fault.Config, err)
+		}
+		tools.Grants.Add("git-checkout", m)
+	}
+	return nil
+}
