@@ -165,9 +165,13 @@ func (r *run) run(ctx context.Context, stop <-chan wire.Stop, files [3]*os.File)
 		return result, fault.Wrap(fault.Config, err)
 	}
 	homes := folders(os.Getpid(), r.cgroups)
-	c, err := start(r.slot.name, r.req.State, r.config(), []string{initPath, socketPath})
+	c, err := r.startGuarded(stop)
 	goHome(homes)
 	if err != nil {
+		for _, pid := range childrenOf(os.Getpid()) {
+			unix.Kill(pid, unix.SIGKILL) // a monitor that has only now become ours
+		}
+		_ = reapChildren(dieLimit)
 		return result, r.explain(err)
 	}
 	defer c.release()
@@ -185,8 +189,7 @@ func (r *run) run(ctx context.Context, stop <-chan wire.Stop, files [3]*os.File)
 		kill()
 		return result, errors.Join(err, gone())
 	}
-	_ = listener.SetDeadline(time.Now().Add(startLimit))
-	conn, err := listener.AcceptUnix()
+	conn, err := accept(listener, c.pidfd())
 	if err != nil {
 		kill()
 		_ = gone()
@@ -236,6 +239,21 @@ func (r *run) listen() (*net.UnixListener, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// accept waits for the call of the first process, for as long as it lives.
+func accept(l *net.UnixListener, pidfd int) (*net.UnixConn, error) {
+	for begun := time.Now(); ; {
+		_ = l.SetDeadline(time.Now().Add(50 * time.Millisecond))
+		conn, err := l.AcceptUnix()
+		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begun) > startLimit {
+			return conn, err
+		}
+		ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(ended, 0); n > 0 && err == nil {
+			return nil, errors.New("it has died")
+		}
+	}
 }
 
 // ownPipes gives the program the pipes that it gets, so that it can open
