@@ -79,7 +79,6 @@ func (r *run) makeTarget(target string, dir bool) error {
 		at = path.Join(at, part)
 		last := i == len(parts)-1
 		upper := filepath.Join(r.upper(), at)
-		mode := fs.FileMode(0o755)
 		if !missing {
 			fi, err := os.Lstat(filepath.Join(r.image, at))
 			switch {
@@ -88,7 +87,6 @@ func (r *run) makeTarget(target string, dir bool) error {
 			case err != nil:
 				return err
 			case fi.IsDir() && (!last || dir):
-				mode = fi.Mode().Perm() | fi.Mode()&fs.ModeSticky
 				if last {
 					return nil // as it is in the image
 				}
@@ -112,7 +110,7 @@ func (r *run) makeTarget(target string, dir bool) error {
 			}
 			return f.Close()
 		}
-		if err := r.makeOwned(upper, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := r.makeOwned(upper, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
