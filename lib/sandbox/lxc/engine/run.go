@@ -386,17 +386,19 @@ func goHome(groups []string) {
 // reapChildren waits until this process has no children: LXC's monitor cleans
 // up before it ends.
 func reapChildren(limit time.Duration) error {
-	deadline := time.Now().Add(limit)
-	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
-		switch {
-		case err == unix.ECHILD:
-			return nil
-		case pid > 0 || err == unix.EINTR:
-			continue
-		case time.Now().After(deadline):
-			return fault.Errorf(fault.Temporary, "the container does not die")
+	none := make(chan struct{})
+	go func() {
+		defer close(none)
+		for {
+			if _, err := unix.Wait4(-1, nil, 0, nil); err == unix.ECHILD {
+				return
+			}
 		}
-		time.Sleep(wait)
+	}()
+	select {
+	case <-none:
+		return nil
+	case <-time.After(limit):
+		return fault.Errorf(fault.Temporary, "the container does not die")
 	}
 }
