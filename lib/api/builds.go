@@ -81,7 +81,7 @@ func (c *call) putState() error {
 		return status(http.StatusBadRequest, "the state: "+err.Error())
 	}
 	for key, t := range s.Tasks {
-		if t == nil || !stepKey.MatchString(key) {
+		if t == nil || !isStep(key) {
 			return status(http.StatusBadRequest, "the state: tasks: expected an object of tickets, with the steps' keys")
 		}
 	}

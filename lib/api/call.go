@@ -30,8 +30,11 @@ type call struct {
 
 var (
 	buildNumber = regexp.MustCompile(`^[0-9]{1,16}$`)
-	stepKey     = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,128}$`)
+	stepChars   = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
 )
+
+// isStep tells whether s can be a step's key.
+func isStep(s string) bool { return len(s) <= 128 && stepChars.MatchString(s) }
 
 // bind takes the parameters as they are given: nothing is trimmed, folded or
 // completed.
@@ -47,7 +50,7 @@ func (c *call) bind(args map[string]string) error {
 			n, err := strconv.ParseInt(v, 10, 64)
 			c.number, c.build, ok, want = v, ticket.Number(n), err == nil && buildNumber.MatchString(v), "a number of at most 16 digits"
 		case "step":
-			c.step, ok, want = v, stepKey.MatchString(v), "1 to 128 of A-Z a-z 0-9 _ -"
+			c.step, ok, want = v, isStep(v), "1 to 128 of A-Z a-z 0-9 _ -"
 		case "artifact":
 			c.artifact, ok, want = v, ticket.ValidID(v), "a lower-case UUID"
 		case "task":

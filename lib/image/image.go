@@ -60,10 +60,10 @@ type Info struct {
 	InUse bool `json:"in_use"`
 }
 
-var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
 
 // ValidName tells whether an image may have that name.
-func ValidName(name string) bool { return validName.MatchString(name) }
+func ValidName(name string) bool { return len(name) <= 64 && validName.MatchString(name) }
 
 func checkName(name string) error {
 	if !ValidName(name) {

@@ -76,6 +76,11 @@ func (w *Worker) offers() []string {
 // New prepares a worker, and removes what workers have left behind that are
 // gone.
 func New(o Options) (*Worker, error) {
+	dir, err := filepath.Abs(o.Dir) // tools are started in other folders
+	if err != nil {
+		return nil, fault.Errorf(fault.Config, "worker: %w", err)
+	}
+	o.Dir = dir
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fault.Errorf(fault.Config, "worker: %w", err)
 	}

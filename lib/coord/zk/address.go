@@ -34,7 +34,7 @@ const (
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
 
-var clusterID = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$`)
+var clusterID = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*$`)
 
 // ParseAddress reads zk://h1:2181,h2:2181/CLUSTER-ID, which may be followed by
 // ?auth=FILE&ca=FILE&cert=FILE&key=FILE. Errors are of kind fault.Config.
@@ -84,7 +84,7 @@ func ParseAddress(s string) (Address, error) {
 		return wrong("which cluster? expected %s", form)
 	}
 	for part := range strings.SplitSeq(path, "/") {
-		if !clusterID.MatchString(part) {
+		if len(part) > 128 || !clusterID.MatchString(part) {
 			return wrong("cluster id %q: expected 1 to 128 of A–Z a–z 0–9 _ - . in each part, and no dot in front", part)
 		}
 	}
