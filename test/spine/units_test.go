@@ -172,8 +172,29 @@ func TestUnitOfOneStep(t *testing.T) {
 	l.frontend()
 	l.shellJob("one", "true")
 	l.trigger("one")
-	if p := l.exec(bin, u, vars); p.Status() != 0 {
+	p := l.exec(bin, u, vars)
+	if p.Status() != 0 {
 		t.Errorf("with a ticket the status is %d: %s", p.Status(), p.stderr())
+	}
+
+	// A machine that is told to go gives its step back at once.
+	flag := l.path("begun")
+	l.shellJob("two", "test -e "+flag+" || { touch "+flag+"; exec sleep 600; }")
+	l.trigger("two")
+	l.until("the step runs", func() bool {
+		select {
+		case <-p.Done:
+			p = l.exec(bin, u, vars)
+		default:
+		}
+		_, err := os.Stat(flag)
+		return err == nil
+	})
+	if u.one(t, "KillSignal") != "SIGINT" || !p.End(syscall.SIGINT) {
+		t.Errorf("it does not end on SIGINT: %s", p.stderr())
+	}
+	if p := l.exec(bin, u, vars); p.Status() != 0 {
+		t.Errorf("the next machine ends with status %d: %s", p.Status(), p.stderr())
 	}
 	vars["DISTCI_CLAIM_OPTIONS"] += " --sandbox none"
 	if p := l.exec(bin, u, vars); p.Status() != 64 {
