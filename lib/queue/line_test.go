@@ -198,3 +198,50 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 		}
 	}
 }
+
+// between is a connection whose Session still tells of the one before, or of
+// none, as often as it says.
+type between struct {
+	coord.Conn
+	ids []int64
+}
+
+func (b *between) Session() coord.Session {
+	s := b.Conn.Session()
+	if len(b.ids) > 0 {
+		s.ID, b.ids = b.ids[0], b.ids[1:]
+	}
+	return s
+}
+
+// TestLineBetweenSessions: a place goes with the session in which it was made,
+// not with the one that was there when it was asked for; without one there is
+// none. A place that nobody leaves would keep others from the front.
+func TestLineBetweenSessions(t *testing.T) {
+	_, conn := open(t, file(t), 10*time.Second)
+	b := &between{Conn: conn}
+	q, err := New(t.Context(), b, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	places := func() int {
+		names, err := conn.Children(t.Context(), lineOf(offer))
+		if err != nil && !errors.Is(err, coord.ErrNoNode) {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	w := q.Waiter()
+	b.ids = []int64{0}
+	if err := w.join(t.Context(), lineOf(offer)); !errors.Is(err, coord.ErrExpired) || places() != 0 {
+		t.Errorf("without a session: %v, %d places", err, places())
+	}
+	b.ids = []int64{conn.Session().ID - 1}
+	if err := w.join(t.Context(), lineOf(offer)); err != nil || places() != 1 {
+		t.Errorf("as a session ends: %v, %d places", err, places())
+	}
+	w.Leave(t.Context())
+	if n := places(); n != 0 {
+		t.Errorf("%d places are left", n)
+	}
+}

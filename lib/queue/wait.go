@@ -96,17 +96,21 @@ func (w *Waiter) forget() {
 // join takes a place at the end of the line, unless it has one.
 func (w *Waiter) join(ctx context.Context, line string) error {
 	session := w.q.conn.Session().ID
+	if session == 0 {
+		return fmt.Errorf("queue: no place in the line: %w", coord.ErrExpired)
+	}
 	if w.line != line || w.session != session {
 		w.Leave(ctx)
-		w.forget()
 		// By the clock, more or less: who comes first is a matter of fairness only.
 		w.line, w.session, w.sure = line, session, false
 		w.place = fmt.Sprintf("%015x-%08x", time.Now().UnixMicro(), w.q.intn(1<<31-1))
 	}
 	for !w.sure {
-		_, err := w.q.conn.Txn(ctx, coord.CreateEphemeral(line+"/"+w.place, nil))
+		stats, err := w.q.conn.Txn(ctx, coord.CreateEphemeral(line+"/"+w.place, nil))
 		switch {
-		case err == nil, errors.Is(err, coord.ErrNodeExists): // by a try whose answer was lost
+		case err == nil: // perhaps in a session that has begun since
+			w.session, w.sure = stats[0].Owner, true
+		case errors.Is(err, coord.ErrNodeExists): // by a try whose answer was lost
 			w.sure = true
 		case errors.Is(err, coord.ErrNoNode):
 			if err := coord.EnsurePath(ctx, w.q.conn, line); err != nil {
