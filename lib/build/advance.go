@@ -52,6 +52,7 @@ func (b *Build) Start(j *job.Job, now time.Time) []*ticket.Ticket {
 			Type: step.Type, Capabilities: step.Capabilities(), Priority: j.Priority, Status: ticket.Pending,
 			JobID: b.JobID, BuildNumber: b.Number, Step: step.Key, Name: step.Name, Needs: step.Needs, When: step.When,
 			Params: step.Params, Env: step.Env, Timeout: step.Timeout, Retry: step.Retry, Image: step.Image,
+			Secrets: step.Secrets, Limits: step.Limits, Network: step.Network,
 		}
 	}
 	return b.next(now)

@@ -80,16 +80,17 @@ func TestLinear(t *testing.T) {
 	}
 }
 
-// TestImage: the ticket of a step names its image, and asks for a worker that
-// has it.
+// TestImage: the ticket of a step names its image and asks for a worker that has
+// it; it says what else the step is to have, too.
 func TestImage(t *testing.T) {
-	j, err := job.Parse([]byte(`{"job_id": "j", "tasks": [{"type": "foo", "image": "debian"}]}`))
+	j, err := job.Parse([]byte(`{"job_id": "j", "tasks": [{"type": "foo", "image": "debian", "secrets": ["S"], "limits": {"pids": 9}, "network": "host"}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	b, _ := New("j", 1, nil, t0)
 	post := b.Start(j, t0)
-	if len(post) != 1 || post[0].Image != "debian" || !slices.Contains(post[0].Capabilities, "image_debian") {
+	if len(post) != 1 || post[0].Image != "debian" || !slices.Contains(post[0].Capabilities, "image_debian") ||
+		!slices.Equal(post[0].Secrets, []string{"S"}) || post[0].Limits.Processes != 9 || post[0].Network != "host" {
 		t.Errorf("posted %+v", post)
 	}
 }

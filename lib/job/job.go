@@ -43,6 +43,9 @@ type Step struct {
 	Params  json.RawMessage   // as read; nil if there are none
 	Labels  []string          // that the worker must carry; sorted, each once
 	Image   string            // the root file system to run in; "" if it does not matter
+	Secrets []string          // names of the secrets that it gets
+	Limits  *ticket.Limits    // what it may use; nil: as much as the worker says
+	Network string            // as a ticket's
 	Env     map[string]string // with the job's parameters and env; nil if empty
 	Timeout int               // seconds; 0: none
 	Retry   int               // attempts in all
@@ -84,6 +87,9 @@ type task struct {
 	Name    string            `json:"name"`
 	Labels  []string          `json:"labels"`
 	Image   string            `json:"image"`
+	Secrets []string          `json:"secrets"`
+	Limits  *limits           `json:"limits"`
+	Network string            `json:"network"`
 	Env     map[string]string `json:"env"`
 	Timeout int               `json:"timeout"`
 	Retry   int               `json:"retry"`
@@ -160,6 +166,7 @@ func (j *Job) step(i int, t task) Step {
 	}
 	s := Step{
 		Key: strconv.Itoa(i), Name: t.Name, Type: t.Type, Params: t.Params, Image: t.Image,
+		Secrets: t.Secrets, Limits: t.Limits.bytes(), Network: t.Network,
 		Labels: slices.Concat(t.Labels, p.Labels), Timeout: t.Timeout, Retry: t.Retry, env: t.Env,
 	}
 	slices.Sort(s.Labels)

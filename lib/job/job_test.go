@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/ticket"
 )
 
 func TestParse(t *testing.T) {
@@ -87,6 +88,24 @@ func TestImage(t *testing.T) {
 	}
 }
 
+// TestConfinement: what a step asks for of the worker, sizes as bytes.
+func TestConfinement(t *testing.T) {
+	j, err := Parse([]byte(`{"job_id": "a", "tasks": [
+		{"type": "foo", "secrets": ["TOKEN", "key.pem"], "network": "bridge:br0", "limits": {"memory": "2G", "cpus": 0.5, "pids": 10, "disk": 8388608}},
+		{"type": "foo", "limits": {"memory": "8M"}}, {"type": "foo", "limits": {}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := j.Steps
+	if !reflect.DeepEqual(s[0].Secrets, []string{"TOKEN", "key.pem"}) || s[0].Network != "bridge:br0" ||
+		*s[0].Limits != (ticket.Limits{Memory: 2 << 30, CPUs: 0.5, Processes: 10, Disk: 8 << 20}) {
+		t.Errorf("%+v, limits %+v", s[0], s[0].Limits)
+	}
+	if *s[1].Limits != (ticket.Limits{Memory: 8 << 20}) || s[2].Limits != nil {
+		t.Errorf("%+v, %+v", s[1].Limits, s[2].Limits)
+	}
+}
+
 // TestRefused is what people see. An entry without tasks' braces stands for the
 // first task of a job.
 func TestRefused(t *testing.T) {
@@ -119,9 +138,17 @@ func TestRefused(t *testing.T) {
 		{`{"type": "foo", "timeout": 1.0, "retry": 99999999999999999999}`, "job: $.tasks[0].timeout: expected an integer from 1 to 31536000, found 1.0\n" +
 			"job: $.tasks[0].retry: expected an integer from 1 to 10, found 99999999999999999999"},
 		{`{"type": "foo", "params": [1], "when": "always"}`, "job: $.tasks[0].params: expected an object, found a list\n" +
-			"job: $.tasks[0].when: unknown key (known: env, image, labels, name, params, retry, timeout, type)"},
+			"job: $.tasks[0].when: unknown key (known: env, image, labels, limits, name, network, params, retry, secrets, timeout, type)"},
 		{`{"type": "foo", "image": "../x"}`, `job: $.tasks[0].image: expected an image's name of 1 to 64 lower-case letters, digits, ".", "_" and "-" that begins with a letter or digit, found "../x"`},
 		{`{"type": "foo", "image": ""}`, `job: $.tasks[0].image: expected an image's name of 1 to 64 lower-case letters, digits, ".", "_" and "-" that begins with a letter or digit, found ""`},
+		{`{"type": "foo", "secrets": ["../x"]}`, `job: $.tasks[0].secrets[0]: expected a secret's name of 1 to 64 letters, digits, "_", "." and "-" that begins with a letter, digit or "_", found "../x"`},
+		{`{"type": "foo", "secrets": {"A": "value"}}`, `job: $.tasks[0].secrets: expected a list of names of secrets, found an object`},
+		{`{"type": "foo", "network": "hots"}`, `job: $.tasks[0].network: expected "none", "bridge", "bridge:NAME" or "host", found "hots"`},
+		{`{"type": "foo", "limits": {"memory": "1G ", "cpus": 0.001, "ram": 1}}`, "job: $.tasks[0].limits.memory: expected a number of bytes of at least 8 MiB, or a string of it in M or G, as \"512M\", found \"1G \"\n" +
+			"job: $.tasks[0].limits.cpus: expected a number from 0.01 to 1024, found 0.001\n" +
+			`job: $.tasks[0].limits.ram: unknown key (known: cpus, disk, memory, pids)`},
+		{`{"type": "foo", "limits": {"cpus": 1e400, "disk": 1.5e8}}`, "job: $.tasks[0].limits.cpus: expected a number from 0.01 to 1024, found 1e400\n" +
+			`job: $.tasks[0].limits.disk: expected a number of bytes of at least 8 MiB, or a string of it in M or G, as "512M", found 1.5e8`},
 		{`{"type": "execute-shell"}`, `job: $.tasks[0].params: expected an object, found nothing`},
 		{`{"type": "execute-shell", "params": {"scirpt": "make"}}`, "job: $.tasks[0].params.script: expected a string, or a list of strings, found nothing\n" +
 			"job: $.tasks[0].params.scirpt: unknown key (known: nodelabels, script, working_directory)"},

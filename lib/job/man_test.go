@@ -31,7 +31,7 @@ func described(page, key string) bool {
 // schema, in the section for its object, and no other.
 func TestJobPage(t *testing.T) {
 	text := page(t, "distci-job.5")
-	text = text[:strings.Index(text, "\n.Sh EXAMPLES")]
+	text = text[:strings.Index(text, "\n.Sh SECRETS")]
 	sections := strings.Split(text, "\n.Ss ")
 	root := compiled()
 	objects := map[string]*schema{"Tasks": root.Defs["task"]}

@@ -1,12 +1,12 @@
 package job
 
 import (
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -45,8 +45,8 @@ type schema struct {
 	MaxItems      int                `json:"maxItems"`
 	MinLength     int                `json:"minLength"`
 	Pattern       *pattern           `json:"pattern"`
-	Minimum       *int64             `json:"minimum"`
-	Maximum       *int64             `json:"maximum"`
+	Minimum       *json.Number       `json:"minimum"`
+	Maximum       *json.Number       `json:"maximum"`
 }
 
 // types is the name of a type, or a list of them.
@@ -209,15 +209,27 @@ func (s *schema) fits(n *node) bool {
 			utf8.RuneCountInString(v) >= s.MinLength &&
 			(s.Pattern == nil || s.Pattern.MatchString(v))
 	case json.Number:
-		i, err := strconv.ParseInt(v.String(), 10, 64)
 		return s.Const == nil && s.Enum == nil &&
-			(s.Minimum == nil || err == nil && i >= *s.Minimum) &&
-			(s.Maximum == nil || err == nil && i <= *s.Maximum)
+			(s.Minimum == nil || compare(v, *s.Minimum) >= 0) &&
+			(s.Maximum == nil || compare(v, *s.Maximum) <= 0)
 	}
 	if n.kind == "array" && (len(n.items) < s.MinItems || s.MaxItems > 0 && len(n.items) > s.MaxItems) {
 		return false
 	}
 	return s.Const == nil && s.Enum == nil
+}
+
+// compare is exact for integers of 64 bits; a float64 does for all others, of
+// which there are none near an integer's bounds.
+func compare(a, b json.Number) int {
+	i, err1 := a.Int64()
+	k, err2 := b.Int64()
+	if err1 == nil && err2 == nil {
+		return cmp.Compare(i, k)
+	}
+	x, _ := a.Float64() // too large ones are infinite
+	y, _ := b.Float64()
+	return cmp.Compare(x, y)
 }
 
 // is tells whether n is of a type of JSON Schema. An integer must be written as
@@ -235,7 +247,7 @@ func (s *schema) want() string {
 		return s.Title
 	}
 	if s.Minimum != nil && s.Maximum != nil {
-		return fmt.Sprintf("an integer from %d to %d", *s.Minimum, *s.Maximum)
+		return fmt.Sprintf("an integer from %s to %s", *s.Minimum, *s.Maximum)
 	}
 	names := map[string]string{"string": "a string", "object": "an object", "array": "a list", "boolean": "true or false", "integer": "an integer"}
 	if len(s.Type) == 1 {

@@ -88,6 +88,9 @@ type Ticket struct {
 	Env          map[string]string   // variables for the script
 	Timeout      int                 // seconds; 0: none
 	Image        string              // the name of the root file system to run in; "": the worker's choice
+	Secrets      []string            // names of those that the tool gets, if the worker's operator lets it
+	Limits       *Limits             // what it may use; nil: as much as the worker says
+	Network      string              // "none", "bridge", "bridge:NAME" or "host"; "": the worker's choice
 	Workspace    []string            // layer digests, lowest first
 	Artifacts    map[string][]string // artifact id → path as a list of its parts
 	Started      *time.Time          // when the attempt began
@@ -122,6 +125,9 @@ func (t *Ticket) fields() []field {
 		{"env", &t.Env, "an object of strings"},
 		{"timeout", &t.Timeout, "a whole number of seconds"},
 		{"image", &t.Image, "a string"},
+		{"secrets", &t.Secrets, "a list of strings"},
+		{"limits", &t.Limits, "an object of memory, cpus, pids and disk, each a number that is not negative"},
+		{"network", &t.Network, "a string"},
 		{"workspace", &t.Workspace, "a list of layer digests"},
 		{"artifacts", &t.Artifacts, "an object of lists of path parts"},
 		{"started", &t.Started, "a time as in RFC 3339"},
@@ -380,6 +386,11 @@ func (t *Ticket) Clone() *Ticket {
 	c.Needs = slices.Clone(t.Needs)
 	c.Workspace = slices.Clone(t.Workspace)
 	c.Env = maps.Clone(t.Env)
+	c.Secrets = slices.Clone(t.Secrets)
+	if t.Limits != nil {
+		limits := *t.Limits
+		c.Limits = &limits
+	}
 	c.Artifacts = maps.Clone(t.Artifacts)
 	c.Extra = maps.Clone(t.Extra)
 	return &c

@@ -13,7 +13,7 @@ import (
 // TestRoundTrip asserts that what a tool does not know survives to the digit,
 // and that what is absent stays absent.
 func TestRoundTrip(t *testing.T) {
-	in := `{"artifacts":{"a":["x","y"]},"build_number":"3","grease":{"n":12345678901234567890.00100,"z":null},"job_id":"j","params":{"big":9007199254740993},"timeout":60,"zz":[1e999]}`
+	in := `{"artifacts":{"a":["x","y"]},"build_number":"3","grease":{"n":12345678901234567890.00100,"z":null},"job_id":"j","limits":{"memory":1024,"cpus":0.5,"pids":3,"disk":9},"network":"bridge:br0","params":{"big":9007199254740993},"secrets":["A","B"],"timeout":60,"zz":[1e999]}`
 	tk, err := Parse([]byte(in))
 	if err != nil {
 		t.Fatal(err)
@@ -56,6 +56,10 @@ func TestBadInput(t *testing.T) {
 		{`{"status":"done"}`, `field "status"`},
 		{`{"result":"ok"}`, `field "result"`},
 		{`{"fault":"gremlins"}`, `field "fault"`},
+		{`{"secrets":"A"}`, `field "secrets": expected a list of strings, found "A"`},
+		{`{"limits":{"ram":1}}`, `field "limits": expected an object of memory, cpus, pids and disk`},
+		{`{"limits":{"memory":-1}}`, `each a number that is not negative, found {"memory":-1}`},
+		{`{"network":1}`, `field "network": expected a string, found 1`},
 		{`{"params":[1]}`, `field "params": expected an object, found [1]`},
 		{`{"build_number":"12345678901234567"}`, `field "build_number"`},
 		{`{"x":"` + strings.Repeat("y", MaxSize) + `"}`, "larger than"},
@@ -114,6 +118,7 @@ func TestFinishAndSpent(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"id":"0196f1ce-0000-7000-8000-000000000000","type":"x","params":{"a":1},"extra":1.50}`))
+	f.Add([]byte(`{"secrets":["A"],"limits":{"cpus":0.5,"pids":3},"network":"none"}`))
 	f.Add([]byte(`{"build_number":"3","env":{"A":"b"},"workspace":["sha256:x"],"artifacts":{"i":["p"]}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tk, err := Parse(b)
