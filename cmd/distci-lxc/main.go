@@ -75,13 +75,13 @@ func reap(args []string, stdout, stderr io.Writer) int {
 }
 
 // lookup finds an image for the engine.
-func lookup(dir, name string) (string, func(), error) {
+func lookup(dir, name string) (string, []string, func(), error) {
 	if dir == "" {
 		dir = image.DefaultDir()
 	}
 	i, err := image.At(dir).Open(name)
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
-	return i.Path(), func() { i.Close() }, nil
+	return i.Path(), i.Env, func() { i.Close() }, nil
 }

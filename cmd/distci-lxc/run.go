@@ -26,9 +26,6 @@ const timedOut = 124
 
 const workspace = "/workspace"
 
-// defaultPath is a program's PATH, unless --env says otherwise.
-const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // flags are those of running a program.
 type flags struct {
 	image, rootfs, workspace, dir, network, user, state, initFile, stats *string
@@ -190,10 +187,8 @@ func parseBind(s string) (sandbox.Mount, error) {
 	return m, nil
 }
 
-// environment is the program's: a PATH and what was asked for. Later values
-// replace earlier ones.
-func environment(vars []string) ([]string, error) {
-	env := []string{defaultPath}
+// environment is what was asked for. The rest is the image's.
+func environment(vars []string) (env []string, err error) {
 	for _, v := range vars {
 		key, _, ok := strings.Cut(v, "=")
 		if key == "" {
@@ -205,12 +200,6 @@ func environment(vars []string) ([]string, error) {
 				continue
 			}
 			v = key + "=" + value
-		}
-		for i, e := range env {
-			if strings.HasPrefix(e, key+"=") {
-				env = append(env[:i], env[i+1:]...)
-				break
-			}
 		}
 		env = append(env, v)
 	}

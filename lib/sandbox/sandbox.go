@@ -20,7 +20,9 @@ type Spec struct {
 	// Args is the program and its arguments. A program without a "/" is looked
 	// for in the PATH of Env.
 	Args []string
-	// Env is the whole environment, as "NAME=value"; but see StepVar.
+	// Env is the whole environment, as "NAME=value"; but see StepVar. An
+	// adapter with images adds what the image asks for, and a PATH, where Env
+	// does not set it.
 	Env []string
 	// Dir is the working directory, as it is called inside.
 	Dir string

@@ -83,7 +83,7 @@ func TestSpec(t *testing.T) {
 		t.Errorf("environment %q", s.Env)
 	}
 	for _, v := range s.Env {
-		if name, _, _ := strings.Cut(v, "="); slices.Contains([]string{"USER", "TMPDIR", "DISTCI_MIRROR"}, name) {
+		if name, _, _ := strings.Cut(v, "="); slices.Contains([]string{"PATH", "USER", "TMPDIR", "DISTCI_MIRROR"}, name) {
 			t.Errorf("environment: %s", v)
 		}
 	}

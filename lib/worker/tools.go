@@ -93,7 +93,8 @@ func (t *Tools) Spec(sb sandbox.Sandbox, tk *ticket.Ticket, args []string, works
 	pass := t.PassEnv
 	if contained := sb.Inside(ws) != workspace; contained {
 		s.Dir = sb.Inside(ws)
-		s.Env = append(s.Env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "LANG=C.UTF-8")
+		// The PATH is the image's.
+		s.Env = append(s.Env, "HOME=/tmp", "LANG=C.UTF-8")
 	} else {
 		s.Env = append(s.Env, "TMPDIR="+tmp)
 		pass = slices.Concat(stepEnv, pass)

@@ -20,8 +20,9 @@ import (
 )
 
 // Lookup finds an image by its name in a store; an empty store is the default.
-// The image must stay until it is released.
-type Lookup func(store, name string) (path string, release func(), err error)
+// It returns the folder with its root file system and the environment that it
+// asks for. The image must stay until it is released.
+type Lookup func(store, name string) (path string, env []string, release func(), err error)
 
 // Serve runs what the socket asks for, and answers there. Descriptors 0 to 2
 // are the program's.
@@ -60,17 +61,19 @@ func serve(ctx context.Context, req wire.Request, stop <-chan wire.Stop, lookup 
 	if err := Check(); err != nil {
 		return failed(err)
 	}
+	var imageEnv []string
 	if req.Root == "" || req.Spec.Image != "" {
 		if req.Spec.Image == "" {
 			return failed(fault.Errorf(fault.Config, "no image is named, and there is no root file system instead"))
 		}
-		path, release, err := lookup(req.Images, req.Spec.Image)
+		path, env, release, err := lookup(req.Images, req.Spec.Image)
 		if err != nil {
 			return failed(err)
 		}
 		defer release()
-		req.Root = path
+		req.Root, imageEnv = path, env
 	}
+	req.Spec.Env = environment(imageEnv, req.Spec.Env)
 	result, stats, err := Run(ctx, req, stop, [3]*os.File{os.Stdin, os.Stdout, os.Stderr})
 	if err != nil {
 		r := failed(err)
