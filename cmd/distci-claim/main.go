@@ -52,6 +52,7 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	mirror := tool.Setting(fs, "mirror", "mirror", "", "`FOLDER` of the mirror cache that distci-checkout uses")
 	credentials := tool.Setting(fs, "credentials", "credentials", "", "`FILE` with the credentials that distci-checkout uses")
 	cache := fs.Int64("cache-size", 10<<30, "keep at most so many `BYTES` of workspace layers")
+	logLimit := fs.Int64("log-limit", 1<<30, "a step that prints more than so many `BYTES` has failed; 0 is no limit")
 	session := fs.Duration("session-timeout", 10*time.Second, "a worker that was not heard of for so long has lost its tickets")
 	grace := fs.Duration("grace", time.Second, "time between SIGTERM and SIGKILL for a step that is stopped")
 	pass := fs.StringSlice("pass-env", nil, "variables that the steps get besides the usual ones (`NAME`,…)")
@@ -91,7 +92,7 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 		Repo: cl.Repo, Layers: workspace.NewLayers(cl.Store, cached, workspace.Limits{}), Sandbox: sb, Name: *id, Dir: filepath.Join(*state, "work"),
 		Slots: *jobs, Loop: *loop, Wait: *wait, Session: cl.Conn.Session().Timeout, Grace: *grace, Log: log,
 		API:   func(job string, n ticket.Number) http.Handler { return api.Scoped(handler, job, n) },
-		Tools: tools, Limits: sandboxed.limits(),
+		Tools: tools, Limits: sandboxed.limits(), LogLimit: *logLimit,
 	})
 	if err != nil {
 		return fail(err)

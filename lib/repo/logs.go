@@ -21,6 +21,10 @@ const (
 	logPoll  = 100 * time.Millisecond // how often a follower looks
 )
 
+// ErrLogFull: the step has printed more than its log may hold. What it printed
+// up to there is in the log.
+var ErrLogFull = fault.Errorf(fault.Verdict, "too much output")
+
 // Log is the console of one attempt at a step, as it is written. The store
 // gets it in batches; memory is bounded.
 type Log struct {
@@ -32,6 +36,8 @@ type Log struct {
 	cond   *sync.Cond
 	buf    []byte
 	offset int64 // bytes stored
+	room   int64 // bytes that may still be written; negative: there is no limit
+	full   bool  // something was not taken for want of room
 	urgent bool  // store what there is without delay
 	closed bool
 	err    error // the store's; nothing is taken after it
@@ -42,16 +48,48 @@ type Log struct {
 // bounds the store's operations.
 func (r *Repo) NewLog(ctx context.Context, job string, n ticket.Number, step string, attempt int) *Log {
 	// The first batch does not wait: the log is made while the step starts.
-	l := &Log{store: r.store, key: logKey(job, n, step, attempt), ctx: ctx, urgent: true, done: make(chan struct{})}
+	l := &Log{store: r.store, key: logKey(job, n, step, attempt), ctx: ctx, urgent: true, room: -1, done: make(chan struct{})}
 	l.cond = sync.NewCond(&l.mu)
 	go l.flush()
 	return l
 }
 
-// Write takes p; it waits while the store is behind.
+// Limit bounds what may be written from now on, notes not counted, to n bytes.
+func (l *Log) Limit(n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.room = n
+}
+
+// Full tells whether something was not taken because of the limit.
+func (l *Log) Full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.full
+}
+
+// Write takes p; it waits while the store is behind. Of what is more than the
+// limit it takes the beginning: ErrLogFull.
 func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.room < 0 || int64(len(p)) <= l.room {
+		n, err := l.take(p)
+		if l.room >= 0 {
+			l.room -= int64(n)
+		}
+		return n, err
+	}
+	n, err := l.take(p[:l.room])
+	l.room -= int64(n)
+	if err == nil {
+		l.full, err = true, ErrLogFull
+	}
+	return n, err
+}
+
+// take adds p to what is to be stored.
+func (l *Log) take(p []byte) (int, error) {
 	for len(l.buf) >= logLimit && l.err == nil && !l.closed {
 		l.cond.Wait()
 	}
@@ -290,7 +328,13 @@ func (r *Repo) copyLog(ctx context.Context, w io.Writer, key string, offset int6
 	return io.Copy(w, rd)
 }
 
-// Note appends a line of the program's own to a log.
+// Note appends a line of the program's own to a log, to which no limit applies.
 func (l *Log) Note(format string, args ...any) {
-	fmt.Fprintf(l, "distci: "+format+"\n", args...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	start := ""
+	if l.full { // who knows where the program's line was cut
+		start = "\n"
+	}
+	_, _ = l.take(fmt.Appendf(nil, start+"distci: "+format+"\n", args...)) // Close tells
 }

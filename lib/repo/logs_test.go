@@ -176,6 +176,40 @@ func TestLogIsBounded(t *testing.T) {
 	}
 }
 
+// TestLogIsLimited: of what is more than the limit the beginning is kept, and
+// notes are.
+func TestLogIsLimited(t *testing.T) {
+	r, f := open(t)
+	l := r.NewLog(t.Context(), "j", 1, "0", 1)
+	l.Note("begins")
+	l.Limit(10)
+	for _, w := range []struct {
+		text string
+		n    int
+		full bool
+	}{{"123456", 6, false}, {"", 0, false}, {"7890", 4, false}, {"", 0, false}, {"x", 0, true}, {"y", 0, true}} {
+		n, err := io.WriteString(l, w.text)
+		if n != w.n || errors.Is(err, ErrLogFull) != w.full || l.Full() != w.full || !w.full && err != nil {
+			t.Errorf("%q: %d, %v, full %v", w.text, n, err, l.Full())
+		}
+	}
+	l.Note("ends")
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := f.text(t, logKey("j", 1, "0", 1)), "distci: begins\n1234567890\ndistci: ends\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	l = r.NewLog(t.Context(), "j", 1, "0", 2)
+	l.Limit(3)
+	if n, err := io.WriteString(l, "12345"); n != 3 || !errors.Is(err, ErrLogFull) || fault.Of(err) != fault.Verdict {
+		t.Errorf("%d, %v", n, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestFollowKeepsStepsApart: what two steps print at the same time comes one
 // after the other.
 func TestFollowKeepsStepsApart(t *testing.T) {

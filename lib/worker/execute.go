@@ -33,6 +33,8 @@ func Execute(ctx context.Context, sb sandbox.Sandbox, t *ticket.Ticket, spec san
 	switch {
 	case res.OOM:
 		err = fault.Errorf(fault.Verdict, "out of memory")
+	case res.Full:
+		err = fault.Errorf(fault.Verdict, "too much disk is used")
 	case kind == fault.Lost:
 		err = fault.Killed(res.Signal, "%s was killed by signal %d", tool, res.Status-128)
 	case kind != fault.None:

@@ -30,8 +30,8 @@ const guardDelay = 100 * time.Millisecond
 
 // guard returns a context for the step, which is canceled when the claim can
 // no longer be relied on (before it can pass to somebody else), when the build
-// is canceled, or when its log cannot be stored. The function it returns ends
-// it.
+// is canceled, or when its log cannot be stored or is full. The function it
+// returns ends it.
 func (s *slot) guard(ctx context.Context, c *queue.Claim, log *repo.Log) (context.Context, func()) {
 	run, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
@@ -65,6 +65,9 @@ func (s *slot) reason(ctx context.Context, c *queue.Claim, log *repo.Log, change
 	}
 	if err := log.Err(); err != nil {
 		return err
+	}
+	if log.Full() {
+		return repo.ErrLogFull
 	}
 	select {
 	case <-changed:

@@ -97,6 +97,9 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 		}
 		log = s.Repo.NewLog(context.WithoutCancel(ctx), t.JobID, t.BuildNumber, t.Step, t.Attempt)
 		s.announce(log, t)
+		if s.LogLimit > 0 {
+			log.Limit(s.LogLimit)
+		}
 		console = log
 	}
 	run, end := s.guard(ctx, c, log)
@@ -106,6 +109,10 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 		reason = errStopped
 	}
 	end()
+	if log != nil && log.Full() && (reason == nil || errors.Is(reason, repo.ErrLogFull)) {
+		out.Finish(fault.Errorf(fault.Verdict, "%w: a step's log holds %d bytes", repo.ErrLogFull, s.LogLimit))
+		err, reason = nil, nil // it is the job's own doing, and would be the same again
+	}
 	if log != nil {
 		err = s.conclude(ctx, log, out, err, reason)
 	}

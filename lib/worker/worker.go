@@ -42,6 +42,9 @@ type Options struct {
 	Session time.Duration  // the coordination's session time-out
 	Grace   time.Duration  // between SIGTERM and SIGKILL
 	Limits  sandbox.Limits // for each step
+	// LogLimit is how many bytes a step may print, after which it has failed; 0
+	// is no limit.
+	LogLimit int64
 	// API makes the part of the REST interface that a step may use.
 	API func(job string, n ticket.Number) http.Handler
 	Log *slog.Logger
