@@ -44,6 +44,7 @@ var floor = map[string]int{
 	"lib/source/pack":         2,
 	"lib/source":              3,
 	"lib/script":              3,
+	"lib/secret":              1,
 	"lib/tool":                4,
 	"lib/repo":                4,
 	"lib/control":             5,
