@@ -10,8 +10,10 @@ command -v ip >/dev/null || missing="$missing iproute2"
 command -v nft >/dev/null || missing="$missing nftables"
 # The server's jar and a Java; the package starts no service.
 if [ ! -f /usr/share/java/zookeeper.jar ] || ! command -v java >/dev/null; then missing="$missing zookeeper"; fi
-# Containers; the compiler is for the one program that links liblxc.
+# Containers, for other users than root too; the compiler is for the one program
+# that links liblxc.
 if ! command -v lxc-start >/dev/null || ! pkg-config --exists lxc 2>/dev/null; then missing="$missing lxc lxc-dev pkg-config gcc libc6-dev"; fi
+command -v newuidmap >/dev/null || missing="$missing uidmap"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	export DEBIAN_FRONTEND=noninteractive

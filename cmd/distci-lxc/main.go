@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/distci/distci/lib/image"
+	"github.com/distci/distci/lib/sandbox/lxc"
 	"github.com/distci/distci/lib/sandbox/lxc/engine"
 	"github.com/distci/distci/lib/sandbox/wire"
 	"github.com/distci/distci/lib/tool"
@@ -55,7 +56,7 @@ func check(args []string, stdout, stderr io.Writer) int {
 	if log == nil {
 		return status
 	}
-	if err := engine.Check(); err != nil {
+	if err := engine.Check(lxc.DefaultState()); err != nil {
 		return tool.Fail(name, stderr, err)
 	}
 	fmt.Fprintln(stdout, "containers can be made here, with LXC", engine.Version())

@@ -144,7 +144,8 @@ func swap() bool {
 	return err == nil && strings.Count(string(b), "\n") > 1
 }
 
-// counters reads what a container's groups know.
+// counters reads what a container's groups know. Where it has none of its own
+// nothing is known: the others' is not its.
 type counters struct {
 	pid  int
 	all  []hierarchy
@@ -155,17 +156,21 @@ type counters struct {
 func newCounters(pid int, all []hierarchy) *counters {
 	c := &counters{pid: pid, all: all, dirs: map[string]string{}, v2: map[string]bool{}}
 	for _, name := range []string{"memory", "cpu", "cpuacct", "pids"} {
-		if dir, v2, err := groupOf(pid, name, all); err == nil {
+		if dir, v2, err := groupOf(pid, name, all); err == nil && strings.HasPrefix(filepath.Base(dir), ownGroups()) {
 			c.dirs[name], c.v2[name] = dir, v2
 		}
 	}
 	return c
 }
 
+// ownGroups is what the names of the control groups of this user's containers
+// begin with.
+func ownGroups() string { return fmt.Sprintf("lxc.payload.distci.%d.", os.Geteuid()) }
+
 func (c *counters) read(controller, v1Key, v2Key string) (string, error) {
 	dir, key := c.dirs[controller], v1Key
 	if dir == "" {
-		return "", fmt.Errorf("the %s controller of cgroups is not there", controller)
+		return "", fmt.Errorf("the container has no control group of its own for %s", controller)
 	}
 	if c.v2[controller] {
 		key = v2Key

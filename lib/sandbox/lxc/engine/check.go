@@ -11,23 +11,15 @@ import (
 )
 
 // Check tells what is missing here, if anything: an error of kind Config that
-// says what to do. What only shows when a container starts it does not find.
-func Check() error {
+// says what to do. Containers must be able to reach the folders, which need not
+// be there yet. What only shows when a container starts Check does not find.
+func Check(folders ...string) error {
 	var missing []string
 	if !haveLXC {
 		missing = append(missing, "distci-lxc was built without LXC: install liblxc's development files (Debian: lxc lxc-dev, a C compiler, pkg-config) and run make again")
 	}
-	if _, err := os.Stat("/proc/self/ns/user"); err != nil {
-		missing = append(missing, "the kernel has no user namespaces (CONFIG_USER_NS)")
-	}
-	for _, file := range []string{"/proc/sys/user/max_user_namespaces", "/proc/sys/kernel/unprivileged_userns_clone"} {
-		if b, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(b)) == "0" && (os.Geteuid() != 0 || strings.HasSuffix(file, "namespaces")) {
-			missing = append(missing, "user namespaces are switched off: "+file+" is 0")
-		}
-	}
-	if b, err := os.ReadFile("/proc/filesystems"); err == nil && !strings.Contains(string(b), "\toverlay\n") {
-		missing = append(missing, "the kernel has no overlay file system: modprobe overlay (CONFIG_OVERLAY_FS)")
-	}
+	here := system{}
+	missing = append(missing, here.kernel()...)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, 0); errors.Is(errno, unix.ENOSYS) {
 		missing = append(missing, "the kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)")
 	}
@@ -37,13 +29,45 @@ func Check() error {
 		} else if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); errors.Is(err, unix.ENOSYS) {
 			missing = append(missing, "the kernel is older than Linux 5.12 and cannot map the ids of mounts")
 		}
-	} else if _, err := idRanges(0); err != nil {
-		missing = append(missing, err.Error())
+	} else {
+		missing = append(missing, here.forUser()...)
+		if _, err := idRanges(0); err != nil {
+			missing = append(missing, err.Error())
+		}
+		for _, dir := range folders {
+			if err := reachable(nearest(dir)); err != nil {
+				missing = append(missing, err.Error())
+			}
+		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
 	return fault.Errorf(fault.Config, "containers cannot be made here: %s", strings.Join(missing, "; "))
+}
+
+// system is where the machine's settings are looked up.
+type system struct {
+	root string // a folder instead of the real root, for tests
+}
+
+func (s system) read(path string) string {
+	b, _ := os.ReadFile(s.root + path) // a setting that this kernel does not have is none
+	return strings.TrimSpace(string(b))
+}
+
+// kernel is what the kernel does not have, or does not allow, whoever asks.
+func (s system) kernel() (missing []string) {
+	if _, err := os.Stat(s.root + "/proc/self/ns/user"); err != nil {
+		missing = append(missing, "the kernel has no user namespaces (CONFIG_USER_NS)")
+	}
+	if s.read("/proc/sys/user/max_user_namespaces") == "0" {
+		missing = append(missing, "user namespaces are switched off: sysctl -w user.max_user_namespaces=10000")
+	}
+	if list := s.read("/proc/filesystems"); list != "" && !strings.Contains(list+"\n", "\toverlay\n") {
+		missing = append(missing, "the kernel has no overlay file system: modprobe overlay (CONFIG_OVERLAY_FS)")
+	}
+	return missing
 }
 
 func haveCapability(c int) bool {

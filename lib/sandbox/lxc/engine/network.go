@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 
 	"github.com/distci/distci/lib/fault"
@@ -22,6 +23,8 @@ func networkConfig(network string, number int) ([]item, error) {
 		return []item{{"lxc.net.0.type", "none"}}, nil
 	case kind != "bridge" || named && name == "":
 		return nil, fault.Errorf(fault.Config, "network %q: expected none, bridge, bridge:NAME or host", network)
+	case os.Geteuid() != 0:
+		return nil, fault.Errorf(fault.Config, "network %q: only root can connect a container with a bridge; others have the networks none and host", network)
 	case !named:
 		name = defaultBridge
 	}

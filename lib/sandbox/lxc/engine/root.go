@@ -29,6 +29,14 @@ func (r *run) lower() string {
 // prepareRoot makes the layer that takes the changes to the root file system,
 // and in it what mounts need to be mounted on. The image is not touched.
 func (r *run) prepareRoot() error {
+	if err := limitsPossible(r.spec.Limits, r.cgroups); err != nil {
+		return err
+	}
+	for _, path := range []string{r.dir, r.image} {
+		if err := reachable(path); err != nil {
+			return err
+		}
+	}
 	for _, dir := range []string{filepath.Dir(r.upper()), r.upper()} {
 		if err := r.makeOwned(dir, 0o755); err != nil {
 			return err
@@ -38,6 +46,9 @@ func (r *run) prepareRoot() error {
 		if err := r.makeTarget(dir, true); err != nil {
 			return err
 		}
+	}
+	if err := r.prepareResolver(); err != nil {
+		return err
 	}
 	if !r.root {
 		return nil
@@ -169,6 +180,9 @@ func (r *run) prepareMounts() error {
 				return err
 			}
 		} else {
+			if err := reachable(m.Source); err != nil {
+				return err
+			}
 			options += ",nosuid,nodev"
 		}
 		r.mounts = append(r.mounts, mount{from: from, target: m.Target, options: options + create})

@@ -94,7 +94,7 @@ func (r *run) prepare() (err error) {
 		return err
 	}
 	r.dir = filepath.Join(r.req.State, r.slot.name)
-	if err := os.RemoveAll(r.dir); err != nil { // of before a power loss, which took the slot's note
+	if err := erase(r.dir); err != nil { // of before a power loss, which took the slot's note
 		return fault.Wrap(fault.Temporary, err)
 	}
 	if err := r.slot.note(holding{Name: r.slot.name, Dir: r.dir}); err != nil {

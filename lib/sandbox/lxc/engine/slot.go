@@ -66,8 +66,8 @@ func takeSlot(first uint32) (*slot, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fault.Wrap(fault.Config, err)
+	if err := makePrivate(dir); err != nil {
+		return nil, err
 	}
 	for n, ids := range ranges {
 		f, err := tryLock(filepath.Join(dir, strconv.Itoa(n)))
@@ -142,7 +142,7 @@ func (s *slot) remove(h holding) error {
 		return err
 	}
 	if h.Dir != "" {
-		if err := os.RemoveAll(h.Dir); err != nil {
+		if err := erase(h.Dir); err != nil {
 			return err
 		}
 	}
@@ -159,11 +159,14 @@ func Reap() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
+	if err := isPrivate(dir); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			return 0, nil
 		}
+		return 0, err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
 		return 0, fault.Wrap(fault.Config, err)
 	}
 	n := 0
