@@ -86,7 +86,8 @@ type Result struct {
 // waited for, or with all of them if the adapter can tell.
 type Usage struct {
 	User, System time.Duration
-	MaxRSS       int64 // bytes
+	MaxRSS       int64 // bytes, of the largest process
+	Memory       int64 // bytes, the most that all had at once, with what they cache; 0 if it was not measured
 }
 
 // Sandbox runs programs. It may be used by several goroutines.

@@ -355,6 +355,7 @@ func (r *run) measure(c *counters, end *wire.End, result *sandbox.Result) {
 	s.Status, s.Signal, s.OOM, s.MaxRSS = result.Status, result.Signal, result.OOM, end.MaxRSS
 	s.User, s.System = result.Usage.User.Seconds(), result.Usage.System.Seconds()
 	s.PeakMemory, s.Leftovers = c.peak(), end.Leftovers
+	result.Usage.Memory = s.PeakMemory
 }
 
 // explain adds LXC's own errors, which say more than its library's.
