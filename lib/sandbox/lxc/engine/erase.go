@@ -14,24 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/workspace"
 )
 
 // mapLines is how many ranges a user namespace can have.
 const mapLines = 340
 
-// erase removes a container's folder with all that is in it.
+// erase removes a container's folder, whatever is in it.
 func erase(dir string) error {
 	if os.Geteuid() != 0 {
 		// What overlayfs works in is the container's root's, who shut it. It
 		// is empty, unless the power went in the middle of a copy.
 		_ = unix.Rmdir(filepath.Join(dir, "root", "work", "work"))
 	}
-	err := os.RemoveAll(dir)
+	err := workspace.Remove(dir)
 	if err == nil || os.Geteuid() == 0 || !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	// The program has shut folders of its own, or there is something of the
-	// container's other users.
+	// There is something of the container's other users.
 	if err := eraseInside(dir); err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
