@@ -56,9 +56,9 @@ func newUser(t *testing.T) *user {
 	}
 	u := &user{place: newPlace(t, 0), o: o}
 	u.ranges(fmt.Sprintf("tester:%d:%d\n", firstID, 10*rangeSize))
-	for name, mode := range map[string]os.FileMode{"home": 0o700, "run": 0o700, "tmp": 0o755, "home/ws": 0o755} {
+	for _, name := range []string{"home", "run", "tmp", "home/ws"} {
 		path := filepath.Join(u.dir, name)
-		if err := os.MkdirAll(path, mode); err != nil {
+		if err := os.Mkdir(path, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Chown(path, testUser, testUser); err != nil {
