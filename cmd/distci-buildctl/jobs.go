@@ -18,6 +18,7 @@ import (
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/job"
 	"github.com/distci/distci/lib/sandbox/plain"
+	"github.com/distci/distci/lib/secret"
 	"github.com/distci/distci/lib/ticket"
 	"github.com/distci/distci/lib/tool"
 	"github.com/distci/distci/lib/worker"
@@ -172,6 +173,7 @@ func runJob(e env, fs *pflag.FlagSet) int {
 	artifacts := fs.String("artifacts", "artifacts", "publish to and copy from `DIR`, with a folder for each job")
 	path := tool.Setting(fs, "path", "path", "", "`FOLDERS` in which the tools are, separated by colons (default: this program's, then PATH)")
 	pass := fs.StringSlice("pass-env", nil, "variables that the steps get besides the usual ones (`NAME`,…)")
+	secrets := tool.Setting(fs, "secrets", "secrets", "", "`FOLDER` of the secrets that steps ask for: JOB_ID/NAME, or _all/NAME for all jobs")
 	if status, ok := e.parse(fs, 1, 1); !ok {
 		return status
 	}
@@ -179,6 +181,14 @@ func runJob(e env, fs *pflag.FlagSet) int {
 	if err != nil {
 		return e.fail(err)
 	}
+	vault, err := secret.Open(*secrets)
+	if err == nil {
+		err = vault.Memory.Clean()
+	}
+	if err != nil {
+		return e.fail(err)
+	}
+	defer vault.Memory.Close()
 	ws := *dir
 	if ws == "" {
 		if ws, err = os.MkdirTemp("", "distci-"+j.ID+"-"); err == nil && !*keep {
@@ -205,7 +215,7 @@ func runJob(e env, fs *pflag.FlagSet) int {
 		return e.fail(err)
 	}
 	defer sb.Close()
-	l := worker.Local{Tools: worker.Tools{Path: worker.ToolPath(*path), PassEnv: *pass}, Sandbox: sb,
+	l := worker.Local{Tools: worker.Tools{Path: worker.ToolPath(*path), PassEnv: *pass, Secrets: vault}, Sandbox: sb,
 		Workspace: ws, Artifacts: out, Console: e.stderr, Grace: 10 * time.Second}
 	s, err := l.Run(e.ctx, j)
 	if err != nil {

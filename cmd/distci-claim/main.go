@@ -87,6 +87,11 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 		return fail(err)
 	}
 	defer closeSandbox()
+	forget, err := sandboxed.ask(&tools, log)
+	if err != nil {
+		return fail(err)
+	}
+	defer forget()
 	handler := api.New(cl.Repo, api.Options{})
 	w, err := worker.New(worker.Options{
 		Repo: cl.Repo, Layers: workspace.NewLayers(cl.Store, cached, workspace.Limits{}), Sandbox: sb, Name: *id, Dir: filepath.Join(*state, "work"),

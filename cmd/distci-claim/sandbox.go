@@ -11,6 +11,7 @@ import (
 	"github.com/distci/distci/lib/sandbox"
 	"github.com/distci/distci/lib/sandbox/lxc"
 	"github.com/distci/distci/lib/sandbox/plain"
+	"github.com/distci/distci/lib/secret"
 	"github.com/distci/distci/lib/tool"
 	"github.com/distci/distci/lib/worker"
 )
@@ -18,6 +19,7 @@ import (
 // sandboxOptions say in what steps run.
 type sandboxOptions struct {
 	kind, image, images, grants *string
+	networks, secrets           *string
 	memory, disk                *int64
 	cpus                        *float64
 	processes                   *int
@@ -29,6 +31,8 @@ func sandboxFlags(fs *pflag.FlagSet) *sandboxOptions {
 		image:     tool.Setting(fs, "image", "image", "", "the image of steps that name none (`NAME`, see distci-lxc-image(1))"),
 		images:    tool.Setting(fs, "images", "images", image.DefaultDir(), "`FOLDER` of the images"),
 		grants:    tool.Setting(fs, "grants", "grants", "", "`FILE` that says which types of tickets get more than the workspace in a container"),
+		networks:  tool.Setting(fs, "network", "network", "", "the `NETWORKS` that a step in a container may ask for: bridge, bridge:NAME, host; separated by commas"),
+		secrets:   tool.Setting(fs, "secrets", "secrets", "", "`FOLDER` of the secrets that steps may ask for: JOB_ID/NAME, or _all/NAME for all jobs"),
 		memory:    fs.Int64("memory", 0, "a step in a container may use so many `BYTES` of memory; 0 is no limit"),
 		disk:      fs.Int64("disk", 0, "a step in a container may change so many `BYTES` outside the workspace; 0 is no limit"),
 		cpus:      fs.Float64("cpus", 0, "a step in a container may use so many `PROCESSORS`; 0 is no limit"),
@@ -36,7 +40,7 @@ func sandboxFlags(fs *pflag.FlagSet) *sandboxOptions {
 	}
 }
 
-// limits are those of each step.
+// limits are what each step gets, and the most that it may ask for.
 func (o *sandboxOptions) limits() sandbox.Limits {
 	return sandbox.Limits{Memory: *o.memory, CPUs: *o.cpus, Processes: *o.processes, Disk: *o.disk}
 }
@@ -66,6 +70,26 @@ func (o *sandboxOptions) open(mirror, credentials string, tools *worker.Tools, l
 		return nil, nil, err
 	}
 	return sb, func() { sb.Close() }, nil
+}
+
+// ask sets what steps may ask for. The function that it returns removes what of
+// it is in memory.
+func (o *sandboxOptions) ask(tools *worker.Tools, log *slog.Logger) (done func(), err error) {
+	if tools.Networks, err = worker.ReadNetworks(*o.networks); err != nil {
+		return nil, fault.Errorf(fault.Usage, "--network: %w", err)
+	}
+	if tools.Secrets, err = secret.Open(*o.secrets); err != nil {
+		return nil, err
+	}
+	memory := tools.Secrets.Memory
+	if err := memory.Clean(); err != nil {
+		log.Warn("removing what a worker has left", "error", err)
+	}
+	return func() {
+		if err := memory.Close(); err != nil {
+			log.Warn("removing secrets", "error", err)
+		}
+	}, nil
 }
 
 // lxc opens the sandbox that makes containers. It has the images that there

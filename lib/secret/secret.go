@@ -39,14 +39,17 @@ type Secret struct {
 	Value []byte
 }
 
-// Vault is an operator's folder of secrets.
-type Vault struct{ dir string }
+// Vault is an operator's folder of secrets. Nil has none.
+type Vault struct {
+	dir    string
+	Memory *Memory // for steps to see them in
+}
 
 // Open opens a folder; without one, "", there are no secrets. Errors are of
 // kind Config.
 func Open(dir string) (*Vault, error) {
 	if dir == "" {
-		return &Vault{}, nil
+		return &Vault{Memory: NewMemory()}, nil
 	}
 	dir, err := filepath.Abs(dir)
 	if err == nil {
@@ -55,7 +58,7 @@ func Open(dir string) (*Vault, error) {
 	if err != nil {
 		return nil, fault.Errorf(fault.Config, "secrets: %w", err)
 	}
-	return &Vault{dir: dir}, nil
+	return &Vault{dir: dir, Memory: NewMemory()}, nil
 }
 
 // Get reads what the builds of a job get of the names, each once; without a job
@@ -97,7 +100,7 @@ func (v *Vault) get(job, name string) ([]byte, error) {
 		return nil, fault.Errorf(fault.BadTicket, "no secret is for a job of that name")
 	}
 	if v == nil || v.dir == "" {
-		return nil, errors.New("this worker has no secrets; its operator can give it some with distci-claim --secrets")
+		return nil, errors.New("this worker has none; its operator can give it some with --secrets")
 	}
 	places := []string{all + "/" + name}
 	if job != "" {

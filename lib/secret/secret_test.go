@@ -77,7 +77,7 @@ func TestNotGranted(t *testing.T) {
 		}
 	}
 	for _, none := range []*Vault{nil, {}} {
-		if _, err := none.Get("deploy", []string{"B"}); fault.Of(err) != fault.Config || !strings.Contains(err.Error(), "distci-claim --secrets") {
+		if _, err := none.Get("deploy", []string{"B"}); fault.Of(err) != fault.Config || !strings.Contains(err.Error(), "this worker has none; its operator can give it some with --secrets") {
 			t.Errorf("without a folder: %v", err)
 		}
 		if s, err := none.Get("deploy", nil); s != nil || err != nil {

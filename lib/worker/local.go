@@ -83,7 +83,9 @@ func (l *Local) step(ctx context.Context, t *ticket.Ticket, tmp string) (*ticket
 		}
 		spec := l.Tools.Spec(l.Sandbox, t, args, l.Workspace, tmp, tmp)
 		spec.Stderr, spec.Grace = l.Console, l.Grace
-		out, err := Execute(ctx, l.Sandbox, t, spec)
+		out, err := l.Tools.Execute(ctx, l.Sandbox, t, spec, func(format string, args ...any) {
+			fmt.Fprintf(l.Console, "distci: "+format+"\n", args...)
+		})
 		if ctx.Err() != nil {
 			return nil, fault.Errorf(fault.Interrupted, "interrupted in step %s", t.Step)
 		}

@@ -217,7 +217,11 @@ func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, console io.Writer)
 		spec.Env = append(spec.Env, "DISTCI_URL=unix:"+s.Sandbox.Inside(api))
 	}
 	spec.Stderr, spec.Grace, spec.Limits = console, s.Grace, s.Limits
-	return Execute(ctx, s.Sandbox, t, spec)
+	note := func(format string, args ...any) { s.Log.Info(fmt.Sprintf("ticket "+t.ID+": "+format, args...)) }
+	if log, ok := console.(*repo.Log); ok {
+		note = log.Note
+	}
+	return s.Tools.Execute(ctx, s.Sandbox, t, spec, note)
 }
 
 // empty removes what a step has left in its folder for temporary files. Most

@@ -11,6 +11,7 @@ import (
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/sandbox"
+	"github.com/distci/distci/lib/secret"
 	"github.com/distci/distci/lib/ticket"
 )
 
@@ -24,6 +25,8 @@ type Tools struct {
 	Image        string          // of steps that name none, where the sandbox has images
 	Images       func() []string // capabilities by the images that there are; nil: none
 	Grants       Grants          // what tools get that run none of the job's code
+	Networks     []string        // that steps may ask for, besides none
+	Secrets      *secret.Vault   // that steps may ask for; nil: none
 }
 
 // stepEnv are the variables of the worker that a step gets in any case.

@@ -41,7 +41,7 @@ type Options struct {
 	Wait    time.Duration  // how long to wait for a first ticket; without Loop
 	Session time.Duration  // the coordination's session time-out
 	Grace   time.Duration  // between SIGTERM and SIGKILL
-	Limits  sandbox.Limits // for each step
+	Limits  sandbox.Limits // for each step: what it gets, and the most that it may ask for
 	// LogLimit is how many bytes a step may print, after which it has failed; 0
 	// is no limit.
 	LogLimit int64
