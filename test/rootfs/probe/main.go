@@ -56,6 +56,9 @@ func text(s string) uintptr {
 func try(what, a, b string) error {
 	var buf [256]byte
 	p := uintptr(unsafe.Pointer(&buf[0]))
+	if err, known := plant(what, a, b); known {
+		return err
+	}
 	switch what {
 	case "mount":
 		return unix.Mount("tmpfs", a, "tmpfs", 0, "")

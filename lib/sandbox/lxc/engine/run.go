@@ -38,6 +38,7 @@ type run struct {
 	network []item
 	cgroups []hierarchy
 	groups  []string // control groups, to be removed
+	disk    *disk
 	stats   wire.Stats
 }
 
@@ -198,6 +199,7 @@ func (r *run) run(ctx context.Context, stop <-chan wire.Stop, files [3]*os.File)
 	listener.Close() // nobody else may call
 	defer conn.Close()
 	r.ownPipes(files)
+	r.disk = r.newDisk()
 	err = wire.SendFiles(conn, wire.Start{Args: r.spec.Args, Env: r.spec.Env, Dir: r.spec.Dir, UID: r.uid, GID: r.gid,
 		FileSize: uint64(r.spec.Limits.Disk)}, files[:]...)
 	if err != nil {
@@ -296,7 +298,7 @@ func (r *run) await(ctx context.Context, conn *net.UnixConn, begun time.Time, st
 		}
 		r.stats.Start, r.stats.Run = started.Sub(begun).Seconds(), time.Since(started).Seconds()
 	}()
-	full := r.watchDisk(ctx)
+	full := r.disk.watch(ctx, r.groups)
 	var grace <-chan time.Time
 	killed := false
 	killNow := func() { killed = true; kill() }
