@@ -56,7 +56,7 @@ func (o *sandboxOptions) open(mirror, credentials string, tools *worker.Tools, l
 	case "lxc", "auto":
 		sb, err := o.lxc(tools)
 		if err == nil {
-			return sb, func() {}, nil
+			return sb, func() { sb.Close() }, nil
 		}
 		if *o.kind == "lxc" {
 			return nil, nil, err
@@ -94,7 +94,7 @@ func (o *sandboxOptions) ask(tools *worker.Tools, log *slog.Logger) (done func()
 
 // lxc opens the sandbox that makes containers. It has the images that there
 // are, one of which is for steps that name none.
-func (o *sandboxOptions) lxc(tools *worker.Tools) (sandbox.Sandbox, error) {
+func (o *sandboxOptions) lxc(tools *worker.Tools) (*lxc.Sandbox, error) {
 	store := image.At(*o.images)
 	if *o.image == "" {
 		return nil, fault.Errorf(fault.Config, "--image: expected the image of steps that name none; distci-lxc image build NAME makes one, distci-lxc image list tells which there are")

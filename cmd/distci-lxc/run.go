@@ -91,6 +91,7 @@ func runProgram(ctx context.Context, args []string, stdin, stdout, stderr *os.Fi
 	if err != nil {
 		return tool.Fail(name, stderr, err)
 	}
+	defer sb.Close()
 	late := ctx
 	if *f.timeout > 0 {
 		var cancel context.CancelFunc

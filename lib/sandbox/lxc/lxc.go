@@ -1,6 +1,7 @@
 // Package lxc runs a program in a fresh LXC container, by way of the program
-// distci-lxc, one process of it for each. So this process links no liblxc, and
-// has none of its side effects.
+// distci-lxc. So this process links no liblxc, and has none of its side
+// effects. A process of distci-lxc, an engine, has one container at a time, and
+// makes another one when that is gone.
 //
 // What a program is to run, its environment included, goes through a socket to
 // distci-lxc and never through arguments, which everybody can read. If this
@@ -18,10 +19,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
+	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/sandbox"
@@ -42,7 +41,12 @@ type Options struct {
 }
 
 // Sandbox implements [sandbox.Sandbox].
-type Sandbox struct{ o Options }
+type Sandbox struct {
+	o Options
+
+	mu   sync.Mutex
+	idle []*engine // the one that was used last at the end
+}
 
 var _ sandbox.Sandbox = (*Sandbox)(nil)
 
@@ -150,55 +154,49 @@ func (s *Sandbox) RunStats(ctx context.Context, spec sandbox.Spec) (result sandb
 	if err := ctx.Err(); err != nil {
 		return result, stats, fmt.Errorf("sandbox/lxc: %w", err)
 	}
+	e, err := s.takeEngine()
+	if err != nil {
+		return result, stats, fault.Errorf(fault.Config, "sandbox/lxc: %w", err)
+	}
 	ours, theirs, err := socketPair()
 	if err != nil {
+		s.giveBack(e)
 		return result, stats, fault.Errorf(fault.Temporary, "sandbox/lxc: %w", err)
 	}
 	defer ours.Close()
-	// In a group of its own it is spared what is meant for ours, a ^C.
-	own := os.Geteuid() == 0
-	attr := &syscall.SysProcAttr{Setpgid: true}
-	if own {
-		attr.Unshareflags = syscall.CLONE_NEWNS
-	}
-	cmd := &exec.Cmd{Path: s.o.Program, Args: []string{"distci-lxc", "engine"}, Env: helperEnv(), Dir: "/",
-		ExtraFiles: []*os.File{theirs}, SysProcAttr: attr}
-	streams, err := stdio.Connect(cmd, spec)
+	streams, err := stdio.Connect(spec)
 	if err != nil {
 		theirs.Close()
+		s.giveBack(e)
 		return result, stats, fault.Errorf(fault.Temporary, "sandbox/lxc: %w", err)
 	}
-	err = cmd.Start()
+	err = wire.PassFiles(e.control, theirs, streams.Files[0], streams.Files[1], streams.Files[2])
 	theirs.Close()
 	streams.Started()
-	if err != nil {
-		streams.Finish()
-		return result, stats, fault.Errorf(fault.Config, "sandbox/lxc: %w", err)
+	var reply wire.Reply
+	if err == nil {
+		reply, err = s.talk(ctx, ours, spec)
 	}
-	reply, err := s.talk(ctx, ours, spec, own)
-	if err != nil {
-		// It may hang, or be dead already.
-		if ctx.Err() != nil {
-			_ = cmd.Process.Kill()
-		}
-		ours.Close()
-	}
-	ended := cmd.Wait()
-	if err != nil {
-		err = s.after(err, ended)
-	} else if reply.Error != "" {
+	switch {
+	case err != nil:
+		ours.Close() // it has no worker any more
+		err = s.after(ctx, e, err)
+	case reply.Error != "":
 		err = fault.Errorf(reply.Fault, "sandbox/lxc: %s", reply.Error)
+		e.end()
+	default:
+		s.giveBack(e)
 	}
 	streams.Finish()
 	return reply.Result, reply.Stats, err
 }
 
 // talk asks for the container, and returns when it is gone.
-func (s *Sandbox) talk(ctx context.Context, socket net.Conn, spec sandbox.Spec, own bool) (reply wire.Reply, err error) {
+func (s *Sandbox) talk(ctx context.Context, socket net.Conn, spec sandbox.Spec) (reply wire.Reply, err error) {
 	req := wire.Request{
 		Spec: wire.Spec{Args: spec.Args, Env: spec.Env, Dir: spec.Dir, Mounts: spec.Mounts, Image: spec.Image,
 			ReadOnly: spec.ReadOnly, Network: spec.Network, User: spec.User, Limits: spec.Limits},
-		Images: s.o.Images, State: s.o.State, Root: s.o.Root, Init: s.o.Init, Ids: s.o.IDs, Keep: s.o.Keep, Own: own,
+		Images: s.o.Images, State: s.o.State, Root: s.o.Root, Init: s.o.Init, Ids: s.o.IDs, Keep: s.o.Keep, Own: ownsMounts(),
 	}
 	out := json.NewEncoder(socket)
 	sent := make(chan struct{})
@@ -226,11 +224,14 @@ func (s *Sandbox) talk(ctx context.Context, socket net.Conn, spec sandbox.Spec, 
 	return reply, err
 }
 
-// after cleans up what a distci-lxc has left that did not answer.
-func (s *Sandbox) after(talk, ended error) error {
+// after cleans up what an engine has left that did not answer.
+func (s *Sandbox) after(ctx context.Context, e *engine, talk error) error {
+	if ctx.Err() != nil { // it hangs, perhaps
+		_ = e.cmd.Process.Kill()
+	}
 	what := talk
 	var exit *exec.ExitError
-	if errors.As(ended, &exit) {
+	if errors.As(e.end(), &exit) {
 		what = exit
 	}
 	err := fault.Errorf(fault.Temporary, "sandbox/lxc: distci-lxc has ended without an answer: %w", what)
@@ -238,31 +239,4 @@ func (s *Sandbox) after(talk, ended error) error {
 		return errors.Join(err, fault.Errorf(fault.Temporary, "cleaning up after it: %s", bytes.TrimSpace(out)))
 	}
 	return err
-}
-
-// helperEnv is the environment of distci-lxc: nothing of this process's
-// secrets is in it.
-func helperEnv() []string {
-	env := []string{"GOMAXPROCS=2"}
-	for _, name := range []string{"PATH", "HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "TMPDIR"} {
-		if v, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+v)
-		}
-	}
-	return env
-}
-
-func socketPair() (ours net.Conn, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	theirs = os.NewFile(uintptr(fds[1]), "distci-lxc")
-	f := os.NewFile(uintptr(fds[0]), "distci-lxc")
-	defer f.Close()
-	if ours, err = net.FileConn(f); err != nil {
-		theirs.Close()
-		return nil, nil, err
-	}
-	return ours, theirs, nil
 }

@@ -32,9 +32,13 @@ func Main(path string) int {
 	if err != nil {
 		return fault.Internal.Status()
 	}
-	var start wire.Start
-	files, control, err := wire.ReceiveFiles(socket, &start, 3)
+	files, err := wire.TakeFiles(socket, 3)
 	if err != nil {
+		return fault.Internal.Status()
+	}
+	var start wire.Start
+	control := json.NewDecoder(socket)
+	if err := control.Decode(&start); err != nil {
 		return fault.Internal.Status()
 	}
 	out := json.NewEncoder(socket)

@@ -114,10 +114,11 @@ func (s *Sandbox) run(ctx context.Context, spec sandbox.Spec) (result sandbox.Re
 	if err != nil {
 		return result, err
 	}
-	streams, err := stdio.Connect(cmd, spec)
+	streams, err := stdio.Connect(spec)
 	if err != nil {
 		return result, fault.Errorf(fault.Temporary, "sandbox/plain: %w", err)
 	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = streams.Files[0], streams.Files[1], streams.Files[2]
 	mark, err := s.start(cmd)
 	streams.Started()
 	if err != nil {

@@ -5,7 +5,6 @@ package stdio
 import (
 	"io"
 	"os"
-	"os/exec"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,8 +20,9 @@ const lastResort = 2 * time.Second
 // itself because [exec.Cmd.Wait] would wait for the pipes' end before what
 // holds them open is killed.
 type Streams struct {
-	theirs []*os.File // the program's ends, closed here once it has them
-	stdin  *os.File   // our end, or nil
+	Files  [3]*os.File // the program's standard input, output and error
+	theirs []*os.File  // of Files, those to be closed here once the program has them
+	stdin  *os.File    // our end, or nil
 	source io.Reader
 	out    []*output
 	wg     sync.WaitGroup
@@ -35,9 +35,9 @@ type output struct {
 	closing atomic.Bool
 }
 
-// Connect gives cmd its streams. Without an error, Started and Finish must
-// follow.
-func Connect(cmd *exec.Cmd, spec sandbox.Spec) (s *Streams, err error) {
+// Connect makes the program's ends of its streams, Files. Without an error,
+// Started and Finish must follow.
+func Connect(spec sandbox.Spec) (s *Streams, err error) {
 	s = &Streams{input: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -45,32 +45,39 @@ func Connect(cmd *exec.Cmd, spec sandbox.Spec) (s *Streams, err error) {
 			s.Finish()
 		}
 	}()
-	if spec.Stdin != nil {
-		if f, ok := spec.Stdin.(*os.File); ok {
-			cmd.Stdin = f
-		} else {
-			r, w, err := os.Pipe()
-			if err != nil {
-				return s, err
-			}
-			s.theirs = append(s.theirs, r)
-			s.stdin, s.source, cmd.Stdin = w, spec.Stdin, r
-		}
-	}
-	if cmd.Stdout, err = s.output(spec.Stdout); err != nil {
+	if s.Files[0], err = s.inputOf(spec.Stdin); err != nil {
 		return s, err
 	}
-	if equal(spec.Stdout, spec.Stderr) {
-		cmd.Stderr = cmd.Stdout // one pipe keeps the order, and calls Write from one goroutine
+	if s.Files[1], err = s.outputTo(spec.Stdout); err != nil {
+		return s, err
+	}
+	if spec.Stdout != nil && equal(spec.Stdout, spec.Stderr) {
+		s.Files[2] = s.Files[1] // one pipe keeps the order, and calls Write from one goroutine
 		return s, nil
 	}
-	cmd.Stderr, err = s.output(spec.Stderr)
+	s.Files[2], err = s.outputTo(spec.Stderr)
 	return s, err
 }
 
-func (s *Streams) output(to io.Writer) (io.Writer, error) {
+func (s *Streams) inputOf(from io.Reader) (*os.File, error) {
+	if from == nil {
+		return s.null(os.O_RDONLY)
+	}
+	if f, ok := from.(*os.File); ok {
+		return f, nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	s.theirs = append(s.theirs, r)
+	s.stdin, s.source = w, from
+	return r, nil
+}
+
+func (s *Streams) outputTo(to io.Writer) (*os.File, error) {
 	if to == nil {
-		return nil, nil
+		return s.null(os.O_WRONLY)
 	}
 	if f, ok := to.(*os.File); ok {
 		return f, nil
@@ -84,13 +91,22 @@ func (s *Streams) output(to io.Writer) (io.Writer, error) {
 	return w, nil
 }
 
+func (s *Streams) null(flag int) (*os.File, error) {
+	f, err := os.OpenFile(os.DevNull, flag, 0)
+	if err == nil {
+		s.theirs = append(s.theirs, f)
+	}
+	return f, err
+}
+
 // equal is a == b for writers of any type, also those that have no equality.
 func equal(a, b io.Writer) bool {
 	defer func() { recover() }()
 	return a == b
 }
 
-// Started begins to copy. It is called when cmd has started, or could not.
+// Started begins to copy. It is called when the program has Files, or could
+// not get them.
 func (s *Streams) Started() {
 	for _, f := range s.theirs {
 		f.Close()

@@ -3,12 +3,15 @@
 //	worker ── Request, Stop ──▶ distci-lxc ── Start, Signal ──▶ distci-init
 //	       ◀──── Reply ──────              ◀────── End ──────   (PID 1 inside)
 //
-// Each line is a unix socket that carries JSON values; its end means that the
-// process at the other side is gone, and ends everything on this side.
+// Each line is a unix socket that carries JSON values, one socket for each
+// container; its end means that the process at the other side is gone, and
+// ends everything on this side.
+//
+// A distci-lxc makes containers one after the other: at its [ControlFD] it
+// gets each one's socket and streams. When that ends, it ends.
 package wire
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -21,8 +24,8 @@ import (
 	"github.com/distci/distci/lib/sandbox"
 )
 
-// ControlFD is the descriptor on which distci-lxc has the worker's socket.
-// Its standard input, output and error are those of the program.
+// ControlFD is the descriptor on which distci-lxc gets the sockets of
+// containers, with the standard input, output and error of their programs.
 const ControlFD = 3
 
 // Request asks for one program in one fresh container.
@@ -110,47 +113,49 @@ type Message struct {
 	End     *End     `json:",omitempty"`
 }
 
-// SendFiles sends v and descriptors.
-func SendFiles(c *net.UnixConn, v any, files ...*os.File) error {
+// PassFiles sends descriptors.
+func PassFiles(c *net.UnixConn, files ...*os.File) error {
 	fds := make([]int, len(files))
 	for i, f := range files {
 		fds[i] = int(f.Fd())
 	}
 	// One blank carries the descriptors; JSON may begin with blanks.
-	if _, _, err := c.WriteMsgUnix([]byte{' '}, unix.UnixRights(fds...), nil); err != nil {
-		return err
-	}
-	return json.NewEncoder(c).Encode(v)
+	_, _, err := c.WriteMsgUnix([]byte{' '}, unix.UnixRights(fds...), nil)
+	return err
 }
 
-// ReceiveFiles is the other side of SendFiles, for a plain descriptor. The
-// rest of what the peer says is read from the decoder.
-func ReceiveFiles(socket *os.File, v any, n int) ([]*os.File, *json.Decoder, error) {
+// TakeFiles is the other side of PassFiles, for n descriptors and a plain
+// descriptor of the socket. At the socket's end the error is [io.EOF].
+func TakeFiles(socket *os.File, n int) (files []*os.File, err error) {
 	oob := make([]byte, unix.CmsgSpace(4*n))
-	k, on, flags, _, err := unix.Recvmsg(int(socket.Fd()), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+	var k, on, flags int
+	for {
+		k, on, flags, _, err = unix.Recvmsg(int(socket.Fd()), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+		if err != unix.EINTR {
+			break
+		}
+	}
 	if err == nil && k == 0 {
-		err = io.ErrUnexpectedEOF
+		err = io.EOF
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var files []*os.File
 	messages, err := unix.ParseSocketControlMessage(oob[:on])
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, m := range messages {
 		fds, err := unix.ParseUnixRights(&m)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "stdio"))
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
 		}
 	}
 	if len(files) != n || flags&unix.MSG_CTRUNC != 0 {
-		return nil, nil, fmt.Errorf("got %d descriptors, want %d", len(files), n)
+		return nil, fmt.Errorf("got %d descriptors, want %d", len(files), n)
 	}
-	d := json.NewDecoder(socket)
-	return files, d, d.Decode(v)
+	return files, nil
 }

@@ -27,12 +27,6 @@ type mapper struct {
 
 func newMapper() *mapper { return &mapper{spaces: map[[2]idRange]*os.File{}} }
 
-func (m *mapper) close() {
-	for _, f := range m.spaces {
-		f.Close()
-	}
-}
-
 // mount makes source visible at target, which is made: a folder or a file, as
 // the source is. What is mounted below source is not visible.
 func (m *mapper) mount(source, target string, uids, gids idRange, attributes uint64) error {

@@ -25,15 +25,14 @@ const (
 
 // run is one container.
 type run struct {
+	*engine
 	req     wire.Request
 	spec    wire.Spec
 	image   string // a folder
 	root    bool   // we are
-	slot    *slot
 	dir     string // for what it needs on disk
 	uid     uint32 // of the program, inside
 	gid     uint32
-	mapper  *mapper
 	mounts  []mount
 	network []item
 	cgroups []hierarchy
@@ -50,11 +49,11 @@ type container interface {
 	release()
 }
 
-// Run runs one program in a fresh container. The program's streams are files.
-// When stop is closed, or something comes from it, the program is ended.
-func Run(ctx context.Context, req wire.Request, stop <-chan wire.Stop, files [3]*os.File) (result sandbox.Result, stats wire.Stats, err error) {
-	r := &run{req: req, spec: req.Spec, root: os.Geteuid() == 0, mapper: newMapper(), image: req.Root}
-	defer r.mapper.close()
+// contain runs one program in a fresh container. The program's streams are files.
+// When stop is closed, or something comes from it, the program is ended. After
+// an error the engine is not to be used any more.
+func (e *engine) contain(ctx context.Context, req wire.Request, stop <-chan wire.Stop, files [3]*os.File) (result sandbox.Result, stats wire.Stats, err error) {
+	r := &run{engine: e, req: req, spec: req.Spec, root: os.Geteuid() == 0, image: req.Root}
 	if err := r.prepare(); err != nil {
 		r.remove()
 		return result, stats, err
@@ -85,8 +84,10 @@ func (r *run) prepare() (err error) {
 	if r.cgroups, err = layout(); err != nil {
 		return err
 	}
-	if r.slot, err = takeSlot(r.req.Ids); err != nil {
-		return err
+	if r.slot == nil {
+		if r.slot, err = takeSlot(r.req.Ids); err != nil {
+			return err
+		}
 	}
 	if r.network, err = networkConfig(r.spec.Network, r.slot.number); err != nil {
 		return err
@@ -124,10 +125,6 @@ func makeState(dir string) error {
 
 // remove leaves nothing, once the container is gone.
 func (r *run) remove() error {
-	if r.slot == nil {
-		return nil
-	}
-	defer r.slot.release()
 	if r.dir == "" {
 		return nil
 	}
@@ -200,8 +197,11 @@ func (r *run) run(ctx context.Context, stop <-chan wire.Stop, files [3]*os.File)
 	defer conn.Close()
 	r.ownPipes(files)
 	r.disk = r.newDisk()
-	err = wire.SendFiles(conn, wire.Start{Args: r.spec.Args, Env: r.spec.Env, Dir: r.spec.Dir, UID: r.uid, GID: r.gid,
-		FileSize: uint64(r.spec.Limits.Disk)}, files[:]...)
+	err = wire.PassFiles(conn, files[:]...)
+	if err == nil {
+		err = json.NewEncoder(conn).Encode(wire.Start{Args: r.spec.Args, Env: r.spec.Env, Dir: r.spec.Dir, UID: r.uid, GID: r.gid,
+			FileSize: uint64(r.spec.Limits.Disk)})
+	}
 	if err != nil {
 		kill()
 		_ = gone()

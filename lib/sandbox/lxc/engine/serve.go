@@ -1,5 +1,5 @@
-// Package engine runs one program in one fresh LXC container: the part of
-// distci-lxc that is a process of its own for each container.
+// Package engine runs programs in fresh LXC containers: the part of distci-lxc
+// that is a process of its own, for one container at a time.
 //
 // It is root's, or a user's with ranges of ids of its own. It starts PID 1
 // (package pid1) through liblxc, gives it the program and its streams, waits,
@@ -11,6 +11,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -24,16 +25,47 @@ import (
 // asks for. The image must stay until it is released.
 type Lookup func(store, name string) (path string, env []string, release func(), err error)
 
-// Serve runs what the socket asks for, and answers there. Descriptors 0 to 2
-// are the program's.
-func Serve(socket *os.File, lookup Lookup) int {
+// engine is what one container leaves to the next.
+type engine struct {
+	lookup  Lookup
+	mapper  *mapper
+	slot    *slot // nil before the first
+	missing error // why containers cannot be made here
+}
+
+// Serve makes the containers that the control socket asks for, one after the
+// other, until it ends.
+func Serve(control *os.File, lookup Lookup) int {
 	// Terminals' signals are for the worker, which says what is to be done.
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
+	e := &engine{lookup: lookup, mapper: newMapper(), missing: Check()}
+	for {
+		files, err := wire.TakeFiles(control, 4)
+		if err != nil {
+			return 0 // the worker is gone, or needs no more
+		}
+		err = e.serve(files[0], [3]*os.File(files[1:]))
+		for _, f := range files {
+			f.Close()
+		}
+		if err != nil {
+			return fault.Interrupted.Status()
+		}
+	}
+}
+
+// serve does what the socket asks for, and answers there. The files are the
+// program's streams.
+func (e *engine) serve(f *os.File, files [3]*os.File) error {
+	socket, err := net.FileConn(f)
+	if err != nil {
+		return err
+	}
 	defer socket.Close()
 	in := json.NewDecoder(socket)
 	var req wire.Request
 	if err := in.Decode(&req); err != nil {
-		return fault.Usage.Status()
+		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -49,24 +81,20 @@ func Serve(socket *os.File, lookup Lookup) int {
 		}
 		close(stop)
 	}()
-	reply := serve(ctx, req, stop, lookup)
-	if err := json.NewEncoder(socket).Encode(reply); err != nil {
-		return fault.Interrupted.Status()
-	}
-	return 0
+	return json.NewEncoder(socket).Encode(e.reply(ctx, req, stop, files))
 }
 
-func serve(ctx context.Context, req wire.Request, stop <-chan wire.Stop, lookup Lookup) wire.Reply {
+func (e *engine) reply(ctx context.Context, req wire.Request, stop <-chan wire.Stop, files [3]*os.File) wire.Reply {
 	failed := func(err error) wire.Reply { return wire.Reply{Error: err.Error(), Fault: fault.Of(err)} }
-	if err := Check(); err != nil {
-		return failed(err)
+	if e.missing != nil {
+		return failed(e.missing)
 	}
 	var imageEnv []string
 	if req.Root == "" || req.Spec.Image != "" {
 		if req.Spec.Image == "" {
 			return failed(fault.Errorf(fault.Config, "no image is named, and there is no root file system instead"))
 		}
-		path, env, release, err := lookup(req.Images, req.Spec.Image)
+		path, env, release, err := e.lookup(req.Images, req.Spec.Image)
 		if err != nil {
 			return failed(err)
 		}
@@ -74,7 +102,7 @@ func serve(ctx context.Context, req wire.Request, stop <-chan wire.Stop, lookup 
 		req.Root, imageEnv = path, env
 	}
 	req.Spec.Env = environment(imageEnv, req.Spec.Env)
-	result, stats, err := Run(ctx, req, stop, [3]*os.File{os.Stdin, os.Stdout, os.Stderr})
+	result, stats, err := e.contain(ctx, req, stop, files)
 	if err != nil {
 		r := failed(err)
 		r.Stats = stats
