@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/distci/distci/lib/fault"
 )
 
@@ -32,6 +34,9 @@ func networkConfig(network string, number int) ([]item, error) {
 	if err != nil {
 		return nil, fault.Errorf(fault.Config, "network %q: there is no bridge %s here (LXC's service lxc-net makes %s)", network, name, defaultBridge)
 	}
+	if !isBridge(name) {
+		return nil, fault.Errorf(fault.Config, "network %q: %s is no bridge", network, name)
+	}
 	items := []item{{"lxc.net.0.type", "veth"}, {"lxc.net.0.link", name}, {"lxc.net.0.name", "eth0"}, {"lxc.net.0.flags", "up"}}
 	addrs, err := itf.Addrs()
 	if err != nil {
@@ -50,6 +55,18 @@ func networkConfig(network string, number int) ([]item, error) {
 			item{"lxc.net.0.ipv4.gateway", prefix.Addr().String()}), nil
 	}
 	return nil, fault.Errorf(fault.Config, "network %q: the bridge %s has no IPv4 address", network, name)
+}
+
+// isBridge asks the interface's driver: /sys tells about the network in which
+// it was mounted, which need not be this one.
+func isBridge(name string) bool {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	info, err := unix.IoctlGetEthtoolDrvinfo(fd, name)
+	return err == nil && unix.ByteSliceToString(info.Driver[:]) == "bridge"
 }
 
 // hostAddress is the address for a container in the bridge's network: counted
