@@ -68,7 +68,7 @@ func Env(bin, dir string, more ...string) []string {
 		}
 	}
 	env = append(env, "PATH="+bin+":"+os.Getenv("PATH"), "XDG_CONFIG_HOME="+dir+"/config",
-		"XDG_STATE_HOME="+dir+"/state", "XDG_CACHE_HOME="+dir+"/cache")
+		"XDG_STATE_HOME="+dir+"/state", "XDG_CACHE_HOME="+dir+"/cache", "DISTCI_IMAGES="+dir+"/images")
 	return append(env, more...)
 }
 

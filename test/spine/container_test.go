@@ -1,69 +1,134 @@
 package spine
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/lib/worker"
+	testlab "github.com/distci/distci/test/lab"
 	"github.com/distci/distci/test/rootfs"
 )
 
-// containers makes the programs and an image for workers that run steps in
-// containers. It returns the folder of the programs, and the flags.
+// inEach runs a test in each sandbox: plain, and in containers where they can
+// be made. What a test wants to see of its steps, they leave outside of their
+// workspaces, see [lab.outside].
+func inEach(t *testing.T, test func(*testing.T, *lab)) {
+	t.Run("Plain", func(t *testing.T) { test(t, newLab(t)) })
+	t.Run("LXC", func(t *testing.T) { test(t, newContainedLab(t)) })
+}
+
+// contained tells whether steps run in containers.
+func (l *lab) contained() bool { return l.sandbox[0] == "DISTCI_SANDBOX=lxc" }
+
+// newContainedLab makes a cluster whose workers run each step in a container.
+// Their operator has granted the tools that need it the folder outside.
+func newContainedLab(t *testing.T) *lab {
+	t.Helper()
+	rootfs.Need(t)
+	l := newLab(t)
+	l.containers()
+	outside := []worker.GrantMount{{Source: filepath.Clean(l.outside(""))}}
+	grants, err := json.Marshal(worker.Grants{
+		"execute-shell": {Mounts: outside},
+		"git-checkout":  {Mounts: outside, Network: "host"},
+	})
+	if err == nil {
+		err = os.WriteFile(l.path("grants.json"), grants, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.sandbox = append(l.sandbox, "DISTCI_GRANTS="+l.path("grants.json"))
+	return l
+}
+
+// containers makes the lab's workers run steps in containers, with nothing
+// granted. It returns a folder of the programs for this lab alone, and flags
+// that say the same as the environment.
 func (l *lab) containers() (programs string, flags []string) {
 	l.t.Helper()
-	dir, err := os.MkdirTemp("", "distci-kit-")
+	k, err := makeKit()
+	if err == nil {
+		err = k.link(l.path("bin"))
+	}
+	if err == nil {
+		err = os.Chmod(l.dir, 0o711) // containers' users pass through it
+	}
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { // containers' users pass through it
-		l.t.Fatal(err)
+	l.bin = l.path("bin")
+	l.sandbox = []string{"DISTCI_SANDBOX=lxc", "DISTCI_IMAGE=small", "DISTCI_IMAGES=" + k.images}
+	return l.bin, []string{"--sandbox", "lxc", "--image", "small", "--images", k.images}
+}
+
+// kit is what all labs with containers are made from.
+type kit struct {
+	bin    string // distci-lxc and what belongs to it
+	images string // the store of images; there is one, "small"
+}
+
+// makeKit makes it at the first need; it goes with the programs.
+var makeKit = sync.OnceValues(func() (k kit, err error) {
+	dir := filepath.Join(bin, "lxc")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return k, err
 	}
-	kit, err := rootfs.Make(dir)
+	made, err := rootfs.Make(dir, "sed", "tee", "printenv", "git", "git-upload-pack") // git serves repositories in folders
 	if err != nil {
-		l.t.Fatal(err)
+		return k, err
 	}
-	entries, err := os.ReadDir(bin)
+	k = kit{made.Bin, filepath.Join(dir, "images")}
+	cmd := exec.Command(made.Program, "image", "import", "small", made.Root, "--images", k.images)
+	cmd.Env = testlab.Env(made.Bin, dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return k, fmt.Errorf("import: %w: %s", err, out)
+	}
+	return k, nil
+})
+
+// link makes a folder of all programs, as make install does.
+func (k kit) link(dir string) error {
+	if err := os.MkdirAll(filepath.Join(dir, "libexec"), 0o755); err != nil {
+		return err
+	}
+	programs, err := filepath.Glob(filepath.Join(bin, "distci-*"))
 	if err != nil {
-		l.t.Fatal(err)
+		return err
 	}
-	for _, e := range entries {
-		if e.Name() != "distci-lxc" { // bin has the one without LXC
-			if err := os.Link(filepath.Join(bin, e.Name()), filepath.Join(kit.Bin, e.Name())); err != nil {
-				l.t.Fatal(err)
-			}
+	for _, p := range programs {
+		name := filepath.Base(p)
+		switch name {
+		case "distci-lxc": // that one is without LXC
+			p = filepath.Join(k.bin, name)
+		case "distci-init":
+			name = "libexec/" + name
+		}
+		if err := os.Link(p, filepath.Join(dir, name)); err != nil {
+			return err
 		}
 	}
-	images := filepath.Join(dir, "images")
-	cmd := exec.Command(kit.Program, "image", "import", "small", kit.Root, "--images", images)
-	cmd.Env = l.env()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		l.t.Fatalf("import: %v: %s", err, out)
-	}
-	return kit.Bin, []string{"--sandbox", "lxc", "--image", "small", "--images", images}
+	return nil
 }
 
 // TestContainers runs a build whose steps are in containers of their own: they
 // share the workspace and nothing else, publish and copy, and leave nothing.
 func TestContainers(t *testing.T) {
-	rootfs.Need(t)
-	l := newLab(t)
-	programs, flags := l.containers()
+	l := newContainedLab(t)
 	l.frontend()
 	secret := l.path("secret")
 	if err := os.WriteFile(secret, []byte("secret"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	worker := func(name string) *proc {
-		return l.startCommand(name, append(l.env(), "WORKERS_SECRET=x"), filepath.Join(programs, "distci-claim"),
-			append([]string{"--loop", "--name", name, "--state", l.path("state-" + name), "--path", programs}, flags...)...)
-	}
-	worker("w")
+	l.startCommand("w", append(l.env(), "WORKERS_SECRET=x"), filepath.Join(l.bin, "distci-claim"), "--loop", "--state", l.path("w"))
 	l.job(`{"job_id": "made", "tasks": [
 		{"type": "execute-shell", "image": "small", "params": {"script": "echo user $(id -u); echo text > file; mkdir sub; ln -s /etc/passwd sub/link; echo x > /tmp/left; sleep 4711 & setsid nohup sleep 4711 >/dev/null 2>&1 &"}},
 		{"type": "execute-shell", "params": {"script": "set -e; cat file; test -L sub/link; test ! -e /tmp/left; test ! -e ` + secret + `; test -z \"$WORKERS_SECRET\"; test \"$(pwd)\" = /workspace; ps | cat; echo more >> file"}},
@@ -87,40 +152,5 @@ func TestContainers(t *testing.T) {
 		if m.Kind == "worker" && (!slices.Contains(m.Capabilities, "image_small") || !strings.Contains(m.Sandbox, "container")) {
 			t.Errorf("the worker says of itself: %+v", m)
 		}
-	}
-}
-
-// TestContainerKilled: when a worker is killed in a step, its container goes,
-// and another worker does the step again.
-func TestContainerKilled(t *testing.T) {
-	rootfs.Need(t)
-	l := newLab(t)
-	programs, flags := l.containers()
-	l.frontend()
-	worker := func(name string) *proc {
-		return l.startCommand(name, l.env(), filepath.Join(programs, "distci-claim"),
-			append([]string{"--loop", "--name", name, "--session-timeout", "2s", "--state", l.path("state-" + name), "--path", programs}, flags...)...)
-	}
-	l.job(`{"job_id": "long", "tasks": [
-		{"type": "execute-shell", "params": {"script": "echo first > file"}},
-		{"type": "execute-shell", "params": {"script": "cat file; if [ ! -e again ]; then touch again; echo begun; sleep 4712; fi"}}]}`)
-	first := worker("first")
-	n := l.trigger("long")
-	l.until("the step to begin", func() bool { return strings.Contains(l.console("long", n), "begun") })
-	if err := first.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	<-first.Done
-	l.until("its processes to go", func() bool {
-		out, _ := exec.Command("pgrep", "-f", "sleep 4712").Output()
-		return len(out) == 0
-	})
-	worker("second")
-	l.until("the step to begin again", func() bool { return strings.Count(l.console("long", n), "begun") == 2 })
-	if err := l.Cancel(t.Context(), "long", n); err != nil {
-		t.Fatal(err)
-	}
-	if s := l.finished("long", n); s.Result != ticket.Canceled || s.Tasks["1"].Attempt != 2 {
-		t.Errorf("%s, attempt %d", s.Result, s.Tasks["1"].Attempt)
 	}
 }

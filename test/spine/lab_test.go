@@ -24,24 +24,34 @@ func TestMain(m *testing.M) { testlab.Main(m, &bin) }
 
 // lab is one cluster: a coordination file, a store folder, and processes.
 type lab struct {
-	t     *testing.T
-	dir   string
-	store string
-	spawn *testlab.Spawner
+	t       *testing.T
+	dir     string
+	bin     string // the programs
+	store   string
+	sandbox []string // variables that say in what workers run steps
+	spawn   *testlab.Spawner
 	*client.Client
 }
 
+// newLab makes a cluster whose workers run steps plain.
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{t: t, dir: testlab.Dir(t)}
+	l := &lab{t: t, dir: testlab.Dir(t), bin: bin, sandbox: []string{"DISTCI_SANDBOX=plain"}}
 	l.store, l.spawn = filepath.Join(l.dir, "store"), testlab.NewSpawner(t)
+	if err := os.Mkdir(l.outside(""), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	return l
 }
 
 func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
 
+// outside is a file outside of any workspace that steps can use, in every
+// sandbox by the same name.
+func (l *lab) outside(name string) string { return filepath.Join(l.dir, "outside", name) }
+
 func (l *lab) env() []string {
-	return testlab.Env(bin, l.dir, "DISTCI_COORD=local:"+l.path("coord.db"), "DISTCI_STORE=dir:"+l.store)
+	return testlab.Env(l.bin, l.dir, append(l.sandbox, "DISTCI_COORD=local:"+l.path("coord.db"), "DISTCI_STORE=dir:"+l.store)...)
 }
 
 // proc is a process under test.
@@ -49,7 +59,7 @@ type proc struct{ *testlab.Proc }
 
 func (l *lab) start(program string, args ...string) *proc {
 	l.t.Helper()
-	return l.startCommand(program, l.env(), filepath.Join(bin, program), args...)
+	return l.startCommand(program, l.env(), filepath.Join(l.bin, program), args...)
 }
 
 func (l *lab) startCommand(name string, env []string, program string, args ...string) *proc {
@@ -113,7 +123,7 @@ func quote(s string) string {
 
 func (l *lab) job(config string) {
 	l.t.Helper()
-	cmd := exec.Command(filepath.Join(bin, "distci-buildctl"), "job", "set", "-")
+	cmd := exec.Command(filepath.Join(l.bin, "distci-buildctl"), "job", "set", "-")
 	cmd.Env, cmd.Stdin = l.env(), strings.NewReader(config)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		l.t.Fatalf("%v\n%s", err, out)
@@ -158,10 +168,18 @@ func (l *lab) console(job string, n ticket.Number) string {
 	return b.String()
 }
 
-// lines reads a file that steps append to, outside of any workspace.
+// lines reads a file outside to which steps append.
 func (l *lab) lines(name string) []string {
-	b, _ := os.ReadFile(l.path(name))
+	b, _ := os.ReadFile(l.outside(name))
 	return strings.Fields(string(b))
+}
+
+// exists tells whether a file outside is there.
+func (l *lab) exists(name string) func() bool {
+	return func() bool {
+		_, err := os.Stat(l.outside(name))
+		return err == nil
+	}
 }
 
 // alive tells whether a process with this word in its command line exists.

@@ -23,7 +23,7 @@ import (
 // buildctl runs distci-buildctl and returns what it prints.
 func (l *lab) buildctl(args ...string) string {
 	l.t.Helper()
-	cmd := exec.Command(filepath.Join(bin, "distci-buildctl"), args...)
+	cmd := exec.Command(filepath.Join(l.bin, "distci-buildctl"), args...)
 	cmd.Env, cmd.Dir = l.env(), l.dir
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -64,13 +64,14 @@ func who(ms []member.Member, p *proc) *member.Member {
 
 // TestMembers: real processes are members, with what they are and run; one that
 // is killed is none any more when its session has ended, and its ticket waits.
-func TestMembers(t *testing.T) {
-	l := newLab(t)
+func TestMembers(t *testing.T) { inEach(t, testMembers) }
+
+func testMembers(t *testing.T, l *lab) {
 	f := l.frontend()
 	w := l.worker("w", "--jobs", "2", "--label", "gpu")
 	// A second one of the same name that can do nothing of this job.
 	twin := l.start("distci-claim", "--loop", "--name", "w", "--state", l.path("twin"), "--capability", "odd", "--", "true")
-	fifo := l.path("fifo")
+	fifo := l.outside("fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +98,7 @@ func TestMembers(t *testing.T) {
 	if m := who(ms, f); m.Kind != member.Frontend || m.Listen != l.url() || m.Version != tool.Version {
 		t.Errorf("the frontend: %+v", m)
 	}
-	if m := who(ms, twin); m.Name != "w" || len(m.Runs) > 0 || !slices.Equal(m.Capabilities, []string{"odd"}) {
+	if m := who(ms, twin); m.Name != "w" || len(m.Runs) > 0 || !slices.Contains(m.Capabilities, "odd") || slices.Contains(m.Capabilities, "execute_shell_v1") {
 		t.Errorf("the worker of the same name: %+v", m)
 	}
 	if table := l.buildctl("members"); !regexp.MustCompile(`(?m)^worker +w +.* j #1 step 0 \(read\), for \d+s$`).MatchString(table) {

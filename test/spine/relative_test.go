@@ -11,10 +11,11 @@ import (
 
 // TestRelativeState: a worker may be told of its folder by a relative path,
 // though its tools start elsewhere.
-func TestRelativeState(t *testing.T) {
-	l := newLab(t)
+func TestRelativeState(t *testing.T) { inEach(t, testRelativeState) }
+
+func testRelativeState(t *testing.T, l *lab) {
 	l.frontend()
-	cmd := exec.Command(filepath.Join(bin, "distci-claim"), "--loop", "--state", "here")
+	cmd := exec.Command(filepath.Join(l.bin, "distci-claim"), "--loop", "--state", "here")
 	cmd.Dir, cmd.Env = l.dir, l.env()
 	testlab.Start(t, l.spawn, l.dir, "w", cmd)
 	l.shellJob("j", "echo x > file", "cat file")

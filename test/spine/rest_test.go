@@ -54,7 +54,7 @@ func (l *lab) restWorker(name string) *proc {
 // buildController starts a worker that does nothing but the control of builds.
 func (l *lab) buildController() {
 	l.t.Helper()
-	l.worker("control", "--capability", "build_control_v1", "--", filepath.Join(bin, "distci-buildctl"))
+	l.worker("control", "--capability", "build_control_v1", "--", filepath.Join(l.bin, "distci-buildctl"))
 }
 
 // work lets workers that are scripts come and go until the build is finished.
@@ -75,16 +75,17 @@ func (l *lab) work(job string, n ticket.Number, workers int) {
 }
 
 // TestRESTWorker: a worker that is a shell script and knows nothing but REST
-// does the steps of a build, which moves on as if distci-claim had done them.
+// does the steps of a build, which moves on as if distci-claim had done them. The
+// steps run in whatever the script runs in: there is no sandbox to choose.
 func TestRESTWorker(t *testing.T) {
 	needREST(t)
 	l := newLab(t)
 	l.frontend()
 	l.buildController()
 	l.job(`{"job_id":"shell","env":{"GREETING":"it's \"me\"\n$HOME"},"tasks":[
-		{"type":"execute-shell","params":{"script":"echo from the first: $JOB_NAME $BUILD_NUMBER; mkdir d; echo one >d/file; echo 1 >>` + l.path("ran") + `"}},
-		{"type":"execute-shell","labels":["odd"],"params":{"script":["printenv GREETING >text","cat file text; echo 2 >>` + l.path("ran") + `"],"working_directory":"d"}},
-		{"type":"execute-shell","params":{"script":"cat d/text; echo 3 >>` + l.path("ran") + `"}}]}`)
+		{"type":"execute-shell","params":{"script":"echo from the first: $JOB_NAME $BUILD_NUMBER; mkdir d; echo one >d/file; echo 1 >>` + l.outside("ran") + `"}},
+		{"type":"execute-shell","labels":["odd"],"params":{"script":["printenv GREETING >text","cat file text; echo 2 >>` + l.outside("ran") + `"],"working_directory":"d"}},
+		{"type":"execute-shell","params":{"script":"cat d/text; echo 3 >>` + l.outside("ran") + `"}}]}`)
 	n := l.trigger("shell")
 	l.work("shell", n, 2) // two of them: each step is done once all the same
 	s := l.finished("shell", n)
@@ -131,9 +132,10 @@ func TestRESTWorkerFails(t *testing.T) {
 
 // TestRESTAndNativeWorker: steps of one build by both kinds of workers hand
 // the workspace on to each other.
-func TestRESTAndNativeWorker(t *testing.T) {
+func TestRESTAndNativeWorker(t *testing.T) { inEach(t, testRESTAndNativeWorker) }
+
+func testRESTAndNativeWorker(t *testing.T, l *lab) {
 	needREST(t)
-	l := newLab(t)
 	l.frontend()
 	l.worker("native", "--label", "native")
 	l.job(`{"job_id":"mixed","tasks":[

@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/distci/distci/lib/ticket"
-	"github.com/distci/distci/test/rootfs"
 )
 
 const examples = "../../examples"
@@ -91,8 +90,8 @@ func (l *lab) here(vars map[string]string) map[string]string {
 	}
 }
 
-// exec starts what a unit starts, of the programs in a folder.
-func (l *lab) exec(programs string, u unit, vars map[string]string) *proc {
+// exec starts what a unit starts.
+func (l *lab) exec(u unit, vars map[string]string) *proc {
 	l.t.Helper()
 	env := l.env()
 	for name, value := range vars {
@@ -114,7 +113,7 @@ func (l *lab) exec(programs string, u unit, vars map[string]string) *proc {
 	if !ok {
 		l.t.Fatalf("%s is not where make install puts programs", args[0])
 	}
-	return l.startCommand(program, env, filepath.Join(programs, program), args[1:]...)
+	return l.startCommand(program, env, filepath.Join(l.bin, program), args[1:]...)
 }
 
 // TestUnitsOfServices runs the command lines of the long-lived units: each
@@ -135,7 +134,7 @@ func TestUnitsOfServices(t *testing.T) {
 			if plain := strings.HasSuffix(name, "Plain"); plain != slices.Equal(u["User"], []string{"distci"}) {
 				t.Errorf("the user is %q", u["User"])
 			}
-			p := l.exec(bin, u, l.here(settings(t, "systemd/distci.env")))
+			p := l.exec(u, l.here(settings(t, "systemd/distci.env")))
 			l.until("it is ready", func() bool {
 				select {
 				case <-p.Done:
@@ -166,13 +165,13 @@ func TestUnitOfOneStep(t *testing.T) {
 	}
 	if status, err := strconv.Atoi(u.one(t, "SuccessExitStatus")); err != nil || status == 0 {
 		t.Errorf("SuccessExitStatus: %v", err)
-	} else if p := l.exec(bin, u, vars); p.Status() != status {
+	} else if p := l.exec(u, vars); p.Status() != status {
 		t.Errorf("without a ticket the status is %d, want %d: %s", p.Status(), status, p.stderr())
 	}
 	l.frontend()
 	l.shellJob("one", "true")
 	l.trigger("one")
-	p := l.exec(bin, u, vars)
+	p := l.exec(u, vars)
 	if p.Status() != 0 {
 		t.Errorf("with a ticket the status is %d: %s", p.Status(), p.stderr())
 	}
@@ -184,7 +183,7 @@ func TestUnitOfOneStep(t *testing.T) {
 	l.until("the step runs", func() bool {
 		select {
 		case <-p.Done:
-			p = l.exec(bin, u, vars)
+			p = l.exec(u, vars)
 		default:
 		}
 		_, err := os.Stat(flag)
@@ -193,31 +192,29 @@ func TestUnitOfOneStep(t *testing.T) {
 	if u.one(t, "KillSignal") != "SIGINT" || !p.End(syscall.SIGINT) {
 		t.Errorf("it does not end on SIGINT: %s", p.stderr())
 	}
-	if p := l.exec(bin, u, vars); p.Status() != 0 {
+	if p := l.exec(u, vars); p.Status() != 0 {
 		t.Errorf("the next machine ends with status %d: %s", p.Status(), p.stderr())
 	}
 	vars["DISTCI_CLAIM_OPTIONS"] += " --sandbox none"
-	if p := l.exec(bin, u, vars); p.Status() != 64 {
+	if p := l.exec(u, vars); p.Status() != 64 {
 		t.Errorf("with wrong options the status is %d: %s", p.Status(), p.stderr())
 	}
 }
 
 // TestUnitInContainers runs that command line with the sandbox that it names.
 func TestUnitInContainers(t *testing.T) {
-	rootfs.Need(t)
-	l := newLab(t)
-	programs, flags := l.containers()
+	l := newContainedLab(t)
 	vars := l.here(nil)
-	vars["DISTCI_CLAIM_OPTIONS"] = "--wait 10ms --memory 268435456 " + strings.Join(flags[2:], " ")
+	vars["DISTCI_CLAIM_OPTIONS"] = "--wait 10ms --memory 268435456"
 	u := readUnit(t, "vm/distci-claim-once.service")
-	if p := l.exec(programs, u, vars); p.Status() != 3 {
+	if p := l.exec(u, vars); p.Status() != 3 {
 		t.Errorf("without a ticket the status is %d: %s", p.Status(), p.stderr())
 	}
 	l.frontend()
 	l.job(`{"job_id": "inside", "tasks": [{"type": "execute-shell", "params": {"script": "id -u"}}]}`)
 	n := l.trigger("inside")
 	for range 3 { // the job's control, its step, and its control again
-		if p := l.exec(programs, u, vars); p.Status() != 0 {
+		if p := l.exec(u, vars); p.Status() != 0 {
 			t.Errorf("with a ticket the status is %d: %s", p.Status(), p.stderr())
 		}
 	}
@@ -248,7 +245,7 @@ func TestUserData(t *testing.T) {
 			t.Errorf("it has no %s", file)
 		}
 	}
-	if p := l.exec(bin, u, l.here(vars)); p.Status() != 3 {
+	if p := l.exec(u, l.here(vars)); p.Status() != 3 {
 		t.Errorf("the status is %d: %s", p.Status(), p.stderr())
 	}
 }
