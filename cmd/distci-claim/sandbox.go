@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/pflag"
@@ -36,8 +37,17 @@ func sandboxFlags(fs *pflag.FlagSet) *sandboxOptions {
 		memory:    fs.Int64("memory", 0, "a step in a container may use so many `BYTES` of memory; 0 is no limit"),
 		disk:      fs.Int64("disk", 0, "a step in a container may change so many `BYTES` outside the workspace; 0 is no limit"),
 		cpus:      fs.Float64("cpus", 0, "a step in a container may use so many `PROCESSORS`; 0 is no limit"),
-		processes: fs.Int("pids", 4096, "a step in a container may have so many processes and threads (`N`); 0 is no limit"),
+		processes: fs.Int("pids", defaultProcesses(), "a step in a container may have so many processes and threads (`N`); 0 is no limit"),
 	}
+}
+
+// defaultProcesses limits nothing for other users than root: on most machines
+// they cannot, and a limit that cannot be set is an error.
+func defaultProcesses() int {
+	if os.Geteuid() == 0 {
+		return 4096
+	}
+	return 0
 }
 
 // limits are what each step gets, and the most that it may ask for.
@@ -99,11 +109,12 @@ func (o *sandboxOptions) lxc(tools *worker.Tools) (*lxc.Sandbox, error) {
 	if *o.image == "" {
 		return nil, fault.Errorf(fault.Config, "--image: expected the image of steps that name none; distci-lxc image build NAME makes one, distci-lxc image list tells which there are")
 	}
-	if _, err := store.Show(*o.image); err != nil {
-		return nil, err
-	}
 	sb, err := lxc.New(lxc.Options{Images: *o.images})
 	if err != nil {
+		return nil, err
+	}
+	if _, err := store.Show(*o.image); err != nil {
+		sb.Close()
 		return nil, err
 	}
 	tools.Image = *o.image
