@@ -35,7 +35,7 @@ func sandboxFlags(fs *pflag.FlagSet) *sandboxOptions {
 		networks:  tool.Setting(fs, "network", "network", "", "the `NETWORKS` that a step in a container may ask for: bridge, bridge:NAME, host; separated by commas"),
 		secrets:   tool.Setting(fs, "secrets", "secrets", "", "`FOLDER` of the secrets that steps may ask for: JOB_ID/NAME, or _all/NAME for all jobs"),
 		memory:    fs.Int64("memory", 0, "a step in a container may use so many `BYTES` of memory; 0 is no limit"),
-		disk:      fs.Int64("disk", 0, "a step in a container may change so many `BYTES` outside the workspace; 0 is no limit"),
+		disk:      fs.Int64("disk", 0, "a step in a container may change so many `BYTES` of its root file system and its workspace; 0 is no limit"),
 		cpus:      fs.Float64("cpus", 0, "a step in a container may use so many `PROCESSORS`; 0 is no limit"),
 		processes: fs.Int("pids", defaultProcesses(), "a step in a container may have so many processes and threads (`N`); 0 is no limit"),
 	}

@@ -44,7 +44,7 @@ func (a *acting) Run(_ context.Context, s sandbox.Spec) (sandbox.Result, error) 
 }
 
 // execute runs a ticket, and returns what was noted of it, too.
-func execute(t *testing.T, tools Tools, a *acting, tk *ticket.Ticket, spec sandbox.Spec) (out *ticket.Ticket, err error, notes string) {
+func execute(t *testing.T, tools Tools, a *acting, tk *ticket.Ticket, spec sandbox.Spec) (out *ticket.Ticket, notes string, err error) {
 	t.Helper()
 	a.ran = nil
 	spec.Args = []string{"tool"}
@@ -52,7 +52,7 @@ func execute(t *testing.T, tools Tools, a *acting, tk *ticket.Ticket, spec sandb
 	if out == nil {
 		t.Fatal("no ticket")
 	}
-	return out, err, notes
+	return out, notes, err
 }
 
 func step(limits ticket.Limits, network string) *ticket.Ticket {
@@ -75,14 +75,14 @@ func TestNetwork(t *testing.T) {
 		{"bridge", "", "bridge"}, {"bridge", "bridge", "bridge"}, {"bridge", "none", "none"},
 	} {
 		a := &acting{contained: true}
-		out, err, _ := execute(t, tools, a, step(ticket.Limits{}, c.asked), sandbox.Spec{Network: c.grant})
+		out, _, err := execute(t, tools, a, step(ticket.Limits{}, c.asked), sandbox.Spec{Network: c.grant})
 		if err != nil || out.Result != ticket.Success || a.ran.Network != c.want {
 			t.Errorf("%q with a grant of %q: %+v, %v, ran %+v", c.asked, c.grant, out, err, a.ran)
 		}
 	}
 	for _, asked := range []string{"bridge", "bridge:br1", "hots"} {
 		a := &acting{contained: true}
-		out, err, _ := execute(t, tools, a, step(ticket.Limits{}, asked), sandbox.Spec{})
+		out, _, err := execute(t, tools, a, step(ticket.Limits{}, asked), sandbox.Spec{})
 		want := fmt.Sprintf(`network: the step asks for %q, and this worker's operator allows only none, bridge:br0, host; distci-claim --network %s allows it`, asked, asked)
 		if err != nil || out.Result != ticket.Error || out.Fault != fault.Denied || out.Error != want || a.ran != nil {
 			t.Errorf("%q: %s (%s) %s, %v, ran %v", asked, out.Result, out.Fault, out.Error, err, a.ran)
@@ -106,7 +106,7 @@ func TestLimits(t *testing.T) {
 		{ticket.Limits{Memory: 1 << 30, Disk: 1 << 40, Processes: 1}, sandbox.Limits{Memory: 1 << 30, CPUs: 2, Disk: 1 << 40, Processes: 1}},
 	} {
 		a := &acting{contained: true}
-		out, err, notes := execute(t, Tools{}, a, step(c.asked, ""), sandbox.Spec{Limits: most})
+		out, notes, err := execute(t, Tools{}, a, step(c.asked, ""), sandbox.Spec{Limits: most})
 		if err != nil || out.Result != ticket.Success || a.ran.Limits != c.want || notes != "" {
 			t.Errorf("%+v: %+v, %v, %q; ran %+v", c.asked, out, err, notes, a.ran)
 		}
@@ -122,7 +122,7 @@ func TestLimits(t *testing.T) {
 		{ticket.Limits{Memory: 1000}, "limits.memory: expected at least 8388608 bytes, found 1000", fault.BadTicket},
 	} {
 		a := &acting{contained: true}
-		out, err, _ := execute(t, Tools{}, a, step(c.asked, ""), sandbox.Spec{Limits: most})
+		out, _, err := execute(t, Tools{}, a, step(c.asked, ""), sandbox.Spec{Limits: most})
 		if err != nil || out.Result != ticket.Error || out.Fault != c.kind || !strings.HasPrefix(out.Error, c.want) || a.ran != nil {
 			t.Errorf("%+v: %s (%s) %s, %v; want %s", c.asked, out.Result, out.Fault, out.Error, err, c.want)
 		}
@@ -141,7 +141,7 @@ func TestWithoutContainers(t *testing.T) {
 		{ticket.Limits{CPUs: 1000}, "bridge", "not in force, as this worker runs steps without containers: the step's limits, its network \"bridge\"\n"},
 	} {
 		a := &acting{}
-		out, err, notes := execute(t, Tools{}, a, step(c.limits, c.network), sandbox.Spec{})
+		out, notes, err := execute(t, Tools{}, a, step(c.limits, c.network), sandbox.Spec{})
 		if err != nil || out.Result != ticket.Success || notes != c.want {
 			t.Errorf("%+v %q: %+v, %v, %q", c.limits, c.network, out, err, notes)
 		}
@@ -196,7 +196,7 @@ func TestSecrets(t *testing.T) {
 			io.WriteString(s.Stdout, `{"error": "cannot log in with hunter22", "fault": "verdict"}`)
 			return sandbox.Result{Status: 1}, nil
 		}}
-		out, err, notes := execute(t, tools, a, tk, sandbox.Spec{Stderr: &console})
+		out, notes, err := execute(t, tools, a, tk, sandbox.Spec{Stderr: &console})
 		if err != nil || out.Result != ticket.Failure || out.Error != "cannot log in with ***" {
 			t.Errorf("%+v, %v", out, err)
 		}
@@ -219,7 +219,7 @@ func TestSecrets(t *testing.T) {
 		io.WriteString(s.Stdout, `{"error": "no answer to hunter22", "fault": "temporary"}`)
 		return sandbox.Result{Status: 75}, nil
 	}}
-	if _, err, _ := execute(t, tools, a, tk, sandbox.Spec{}); fault.Of(err) != fault.Temporary || err.Error() != "no answer to ***" {
+	if _, _, err := execute(t, tools, a, tk, sandbox.Spec{}); fault.Of(err) != fault.Temporary || err.Error() != "no answer to ***" {
 		t.Error(err)
 	}
 }
@@ -242,7 +242,7 @@ func TestSecretsRefused(t *testing.T) {
 		tk.Secrets = []string{"TOKEN"}
 		c.change(tk)
 		a := &acting{contained: true}
-		out, err, _ := execute(t, Tools{Secrets: c.vault}, a, tk, sandbox.Spec{})
+		out, _, err := execute(t, Tools{Secrets: c.vault}, a, tk, sandbox.Spec{})
 		if err != nil || out.Result != ticket.Error || out.Fault != fault.Config || !strings.HasPrefix(out.Error, c.want) || a.ran != nil {
 			t.Errorf("%s: %s (%s) %s, %v, ran %v", name, out.Result, out.Fault, out.Error, err, a.ran)
 		}
