@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -28,7 +30,7 @@ type sandboxOptions struct {
 
 func sandboxFlags(fs *pflag.FlagSet) *sandboxOptions {
 	return &sandboxOptions{
-		kind:      tool.Setting(fs, "sandbox", "sandbox", "plain", "run steps in `KIND`: lxc, plain, or auto: lxc if that is possible here"),
+		kind:      tool.Setting(fs, "sandbox", "sandbox", "", "run steps in `KIND`: lxc, plain, or auto: lxc if that is possible here (default: auto, if there is an image)"),
 		image:     tool.Setting(fs, "image", "image", "", "the image of steps that name none (`NAME`, see distci-lxc-image(1))"),
 		images:    tool.Setting(fs, "images", "images", image.DefaultDir(), "`FOLDER` of the images"),
 		grants:    tool.Setting(fs, "grants", "grants", "", "`FILE` that says which types of tickets get more than the workspace in a container"),
@@ -61,14 +63,22 @@ func (o *sandboxOptions) open(mirror, credentials string, tools *worker.Tools, l
 	if err := o.grant(tools, mirror, credentials); err != nil {
 		return nil, nil, err
 	}
-	switch *o.kind {
+	images := image.At(*o.images)
+	kind := *o.kind
+	if kind == "" { // who has no image has not asked for containers, and misses nothing
+		kind = "auto"
+		if names, err := images.Names(); *o.image == "" && len(names) == 0 && err == nil {
+			kind = "plain"
+		}
+	}
+	switch kind {
 	case "plain":
 	case "lxc", "auto":
-		sb, err := o.lxc(tools)
+		sb, err := o.lxc(images, tools)
 		if err == nil {
 			return sb, func() { sb.Close() }, nil
 		}
-		if *o.kind == "lxc" {
+		if kind == "lxc" {
 			return nil, nil, err
 		}
 		log.Warn("steps run without containers: " + err.Error())
@@ -103,29 +113,51 @@ func (o *sandboxOptions) ask(tools *worker.Tools, log *slog.Logger) (done func()
 }
 
 // lxc opens the sandbox that makes containers. It has the images that there
-// are, one of which is for steps that name none.
-func (o *sandboxOptions) lxc(tools *worker.Tools) (*lxc.Sandbox, error) {
-	store := image.At(*o.images)
-	if *o.image == "" {
-		return nil, fault.Errorf(fault.Config, "--image: expected the image of steps that name none; distci-lxc image build NAME makes one, distci-lxc image list tells which there are")
-	}
+// are, one of which is for steps that name none. An error of kind Config tells
+// all that is missing.
+func (o *sandboxOptions) lxc(images *image.Store, tools *worker.Tools) (*lxc.Sandbox, error) {
 	sb, err := lxc.New(lxc.Options{Images: *o.images})
-	if err != nil {
+	name, noImage := o.chooseImage(images)
+	switch {
+	case err != nil && noImage != nil:
+		return nil, fault.Errorf(fault.Config, "%w; %w", err, noImage)
+	case err != nil:
 		return nil, err
-	}
-	if _, err := store.Show(*o.image); err != nil {
+	case noImage != nil:
 		sb.Close()
-		return nil, err
+		return nil, noImage
 	}
-	tools.Image = *o.image
+	tools.Image = name
 	tools.Images = func() []string {
-		names, _ := store.Names() // what cannot be read cannot be offered
+		names, _ := images.Names() // what cannot be read cannot be offered
 		for i, name := range names {
 			names[i] = image.Capability(name)
 		}
 		return names
 	}
 	return sb, nil
+}
+
+// chooseImage finds the image of steps that name none: the one that was asked
+// for, or the only one.
+func (o *sandboxOptions) chooseImage(images *image.Store) (string, error) {
+	if *o.image != "" {
+		_, err := images.Show(*o.image)
+		if errors.Is(err, image.ErrNotFound) {
+			err = fault.Errorf(fault.Config, "--image: %w; distci-lxc image build %s makes one of that name", err, *o.image)
+		}
+		return *o.image, err
+	}
+	names, err := images.Names()
+	switch {
+	case err != nil:
+		return "", err
+	case len(names) == 0:
+		return "", fault.Errorf(fault.Config, "there is no image in %s: distci-lxc image build NAME makes one", *o.images)
+	case len(names) > 1:
+		return "", fault.Errorf(fault.Config, "there are the images %s: --image says which one steps get that name none", strings.Join(names, ", "))
+	}
+	return names[0], nil
 }
 
 // grant sets what tools get besides.

@@ -42,7 +42,7 @@ func program(name string) string {
 }
 
 func (b *bench) env() []string {
-	env := slicesWithout(os.Environ(), "DISTCI_")
+	env := append(slicesWithout(os.Environ(), "DISTCI_"), "DISTCI_SANDBOX=plain")
 	return append(env, "DISTCI_COORD="+b.coord, "DISTCI_STORE=dir:"+b.dir+"/store", "XDG_CONFIG_HOME="+b.dir+"/config")
 }
 

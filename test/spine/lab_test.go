@@ -66,6 +66,11 @@ func (l *lab) startCommand(name string, env []string, program string, args ...st
 	l.t.Helper()
 	cmd := exec.Command(program, args...)
 	cmd.Env = env
+	return l.startProc(name, cmd)
+}
+
+func (l *lab) startProc(name string, cmd *exec.Cmd) *proc {
+	l.t.Helper()
 	return &proc{testlab.Start(l.t, l.spawn, l.dir, name, cmd)}
 }
 
