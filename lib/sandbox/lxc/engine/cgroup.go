@@ -59,7 +59,26 @@ func layout() ([]hierarchy, error) {
 	return hierarchies(string(b)), nil
 }
 
-// of returns the folder of a process's group for a controller of version 1, or
+// ours are the controllers that limits and counters need.
+var ours = []string{"memory", "cpu", "cpuacct", "pids"}
+
+// hideHierarchies removes from this process's mounts the hierarchies of
+// version 1 that we do not use, so that LXC makes no groups there: a container
+// stays in this process's. Each one that is left costs two groups, and two
+// moves of processes.
+func hideHierarchies() {
+	all, err := layout()
+	if err != nil {
+		return // the container's start tells
+	}
+	for _, h := range all {
+		if !h.v2 && !slices.ContainsFunc(h.controllers, func(c string) bool { return slices.Contains(ours, c) }) {
+			_ = unix.Unmount(h.root, unix.MNT_DETACH)
+		}
+	}
+}
+
+// groupOf returns the folder of a process's group for a controller of version 1, or
 // the one of version 2 if the controller is there, with the version.
 func groupOf(pid int, controller string, all []hierarchy) (dir string, v2 bool, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
@@ -92,10 +111,10 @@ func findGroup(cgroup, controller string, all []hierarchy) (dir string, v2 bool,
 	return unified, true, nil
 }
 
-// v2Only tells for each controller that we use whether version 2 has it.
+// versions tells for each controller that we use whether version 2 has it.
 func versions(all []hierarchy) map[string]bool {
 	v := map[string]bool{}
-	for _, c := range []string{"memory", "cpu", "cpuacct", "pids"} {
+	for _, c := range ours {
 		v[c] = !slices.ContainsFunc(all, func(h hierarchy) bool { return slices.Contains(h.controllers, c) })
 	}
 	return v
@@ -155,7 +174,7 @@ type counters struct {
 
 func newCounters(pid int, all []hierarchy) *counters {
 	c := &counters{pid: pid, all: all, dirs: map[string]string{}, v2: map[string]bool{}}
-	for _, name := range []string{"memory", "cpu", "cpuacct", "pids"} {
+	for _, name := range ours {
 		if dir, v2, err := groupOf(pid, name, all); err == nil && strings.HasPrefix(filepath.Base(dir), ownGroups()) {
 			c.dirs[name], c.v2[name] = dir, v2
 		}

@@ -63,6 +63,8 @@ func (r *run) config() []item {
 		{"lxc.cap.keep", "kill setuid setgid setpcap"},
 		{"lxc.prlimit.core", "0"},
 		{"lxc.log.file", r.log()},
+		{"lxc.environment", "GOMAXPROCS=1"}, // of PID 1, which has little to do
+
 		tmpfs("/tmp", "rw,nosuid,nodev,mode=1777"+size),
 		tmpfs("/dev/shm", "rw,nosuid,nodev,mode=1777,create=dir"+size),
 		entry(r.req.Init, initPath, "bind,ro,nosuid,nodev,create=file"),
@@ -77,7 +79,7 @@ func (r *run) config() []item {
 		case err != nil || fi.Mode()&os.ModeSymlink != 0 || !fi.IsDir() && fi.Mode()&0o006 == 0 || // root's of the host, who is not inside
 			strings.HasPrefix(path, "/sys/") && auto == "proc:mixed":
 		case fi.IsDir():
-			items = append(items, tmpfs(path, "ro,nosuid,nodev,noexec,size=4k,nr_inodes=2,mode=555,optional"))
+			items = append(items, entry(r.empty(), path, "bind,ro,optional"))
 		default:
 			items = append(items, entry("/dev/null", path, "bind,ro,optional"))
 		}
@@ -106,6 +108,7 @@ func (r *run) idmap() []item {
 	return append(one("u", uint32(os.Geteuid()), r.uid), one("g", uint32(os.Getegid()), r.gid)...)
 }
 
+func (r *run) empty() string  { return filepath.Join(r.dir, "empty") }
 func (r *run) log() string    { return filepath.Join(r.dir, "lxc.log") }
 func (r *run) socket() string { return filepath.Join(r.dir, "socket") }
 func (r *run) upper() string  { return filepath.Join(r.dir, "root", "upper") }

@@ -37,6 +37,9 @@ func (r *run) prepareRoot() error {
 			return err
 		}
 	}
+	if err := os.Mkdir(r.empty(), 0o555); err != nil {
+		return err
+	}
 	for _, dir := range []string{filepath.Dir(r.upper()), r.upper()} {
 		if err := r.makeOwned(dir, 0o755); err != nil {
 			return err

@@ -38,6 +38,9 @@ type engine struct {
 func Serve(control *os.File, lookup Lookup) int {
 	// Terminals' signals are for the worker, which says what is to be done.
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
+	if os.Geteuid() == 0 {
+		hideHierarchies() // our mounts are our own
+	}
 	e := &engine{lookup: lookup, mapper: newMapper(), missing: Check()}
 	for {
 		files, err := wire.TakeFiles(control, 4)
