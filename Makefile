@@ -1,6 +1,7 @@
 # make            build the programs into bin/
 # make demo       a real build of this repository, end to end, here
 # make cluster    three ZooKeeper nodes, three frontends, ten workers here; a third of it all is killed
+#                 (both with DISTCI_SANDBOX=lxc: each step in a container)
 # make test       all tests
 # make check      format, vet, staticcheck, man pages, shell scripts
 # make bench      measurements, one JSON object a line; BENCH=regexp chooses
@@ -16,7 +17,7 @@ PROGRAMS = distci-buildctl distci-checkout distci-claim distci-copy distci-exec 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 SHELL_SCRIPTS = $(wildcard examples/*.sh test/*.sh test/*/*.sh) .ci/run
 
-.PHONY: all demo cluster test check bench install clean
+.PHONY: all prepare demo cluster test check bench install clean
 
 all:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS:%=./cmd/%)
@@ -29,16 +30,22 @@ demo: all
 cluster: all
 	bash examples/cluster.sh
 
-test: all
+# What the tests need, LXC's development files among it. Whoever asks for LXC
+# above must not have been expanded before: make expands a whole recipe before
+# it runs the first line of it. So this is a target, and the next one a make of
+# its own.
+prepare:
 	sh test/prepare.sh
+
+test: prepare
+	$(MAKE) all
 	CGO_ENABLED=0 $(GO) test -count=1 ./...
 
-check:
+check: prepare
 	@test -z "$$(gofmt -l cmd lib test)" || { gofmt -l cmd lib test; echo 'gofmt: the files above are not formatted'; exit 1; }
 	$(GO) vet ./...
 	$(if $(LXC),$(GO) vet -tags=lxc ./lib/sandbox/... ./cmd/distci-lxc)
 	$(GO) run $(STATICCHECK) ./...
-	sh test/prepare.sh
 	@if command -v mandoc >/dev/null; then mandoc -Tlint -Wwarning man/*.[0-9]; else echo 'check: no mandoc, man pages not checked'; fi
 	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); else echo 'check: no shellcheck, scripts not checked'; fi
 

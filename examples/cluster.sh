@@ -5,6 +5,9 @@
 # was redone, by whom, and whether everything that was promised has been kept:
 # status 0, or 1 and what is wrong. It takes about half a minute.
 #
+# With DISTCI_SANDBOX=lxc each step runs in a container, for which it takes root
+# and LXC; else they run as you.
+#
 # The ZooKeeper nodes come from test/zk/ensemble.sh; for real machines see
 # examples/zoo.cfg and examples/systemd.
 set -Eeuo pipefail
@@ -106,6 +109,16 @@ DISTCI_COORD="zk://$(ensemble servers "$tmp/zk")/example"
 export DISTCI_COORD DISTCI_STORE="dir:$tmp/store" DISTCI_HISTORY="$tmp/history"
 export XDG_CONFIG_HOME="$tmp/config" XDG_STATE_HOME="$tmp/state" XDG_CACHE_HOME="$tmp/cache" TZ=UTC
 PATH=$PWD/bin:$PATH
+export DISTCI_SANDBOX="${DISTCI_SANDBOX:-plain}"
+if [ "$DISTCI_SANDBOX" != plain ]; then
+	distci-lxc check >/dev/null
+	chmod 711 "$tmp" # containers' users pass through it, to distci-init
+	cp -R bin "$tmp/bin"
+	PATH=$tmp/bin:$PATH
+	sh test/rootfs/make.sh "$tmp/root" # this machine's shell and some of its programs
+	export DISTCI_IMAGES="$tmp/images" DISTCI_IMAGE=example
+	distci-lxc image import example "$tmp/root" >/dev/null
+fi
 
 for z in 1 2 3; do
 	distci-frontend --listen 127.0.0.1:0 --port-file "$tmp/port-$z" --state "$tmp/frontend-$z" \

@@ -2,6 +2,9 @@
 # A real build of this repository, end to end, on this machine alone: a
 # frontend, two workers, a job that builds and tests a program and publishes
 # it, and a second job that copies that program and runs it.
+#
+# With DISTCI_SANDBOX=lxc each step runs in a container, for which it takes root
+# and LXC; else they run as you.
 set -eu
 cd "$(dirname "$0")/.."
 top=$(pwd)
@@ -24,6 +27,35 @@ PATH=$top/bin:$PATH
 export PATH
 export DISTCI_COORD="local:$tmp/coord.db" DISTCI_STORE="dir:$tmp/store" XDG_CONFIG_HOME="$tmp/config"
 
+# contain makes what containers of this demo need: an image of this machine's
+# own shell and git, and the operator's table of what tools get besides. The
+# image has no compiler: steps get the machine's Go, and the modules that it has,
+# to be read, and one cache for what they compile. None of them has a network.
+contain() {
+	distci-lxc check >/dev/null
+	chmod 711 "$tmp" # containers' users pass through it, to distci-init
+	cp -R "$top/bin" "$tmp/bin"
+	PATH=$tmp/bin:$PATH
+	sh test/rootfs/make.sh "$tmp/root" git git-upload-pack
+	goroot=$(go env GOROOT)
+	ln -s "$goroot/bin/go" "$tmp/root/bin/go"
+	export DISTCI_IMAGES="$tmp/images" DISTCI_IMAGE=demo DISTCI_GRANTS="$tmp/grants.json"
+	distci-lxc image import demo "$tmp/root" >/dev/null
+	GOMODCACHE=$(go env GOMODCACHE) GOCACHE=$tmp/go-cache GOPROXY=off GOFLAGS="${GOFLAGS:-} -buildvcs=false"
+	export GOMODCACHE GOCACHE GOPROXY GOFLAGS
+	mkdir "$GOCACHE" "$tmp/mirror"
+	cat >"$DISTCI_GRANTS" <<-GRANTS
+		{"git-checkout": {"mounts": [{"source": "$top", "read_only": true}]},
+		 "execute-shell": {"mounts": [
+		   {"source": "$GOMODCACHE", "read_only": true},
+		   {"source": "$goroot", "read_only": true},
+		   {"source": "$GOCACHE"}]}}
+	GRANTS
+}
+
+export DISTCI_SANDBOX="${DISTCI_SANDBOX:-plain}"
+[ "$DISTCI_SANDBOX" = plain ] || contain
+
 distci-frontend --listen 127.0.0.1:0 --port-file "$tmp/port" 2>"$tmp/frontend.log" &
 pids="$pids $!"
 for i in 1 2; do
@@ -39,7 +71,7 @@ until [ -s "$tmp/port" ]; do
 done
 DISTCI_URL=http://127.0.0.1:$(cat "$tmp/port")
 export DISTCI_URL
-echo "demo: a frontend at $DISTCI_URL, two workers"
+echo "demo: a frontend at $DISTCI_URL, two workers, sandbox $DISTCI_SANDBOX"
 
 sed "s|@REPOSITORY@|$top|; s|@REF@|$(git rev-parse HEAD)|" examples/demo/distci.json >"$tmp/distci.json"
 distci-buildctl job set "$tmp/distci.json" examples/demo/distci-smoke.json
