@@ -48,6 +48,7 @@ func main() {
 		{"handover", handover},
 		{"checkout", checkout},
 		{"idle", idle},
+		{"lxc", containers},
 		{"zk-queue", zkQueue},
 		{"zk-wait", zkWait},
 		{"zk-step", zkStep},
