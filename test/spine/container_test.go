@@ -73,7 +73,8 @@ func (l *lab) containers() (programs string, flags []string) {
 // kit is what all labs with containers are made from.
 type kit struct {
 	bin    string // distci-lxc and what belongs to it
-	images string // the store of images; there is one, "small"
+	root   string // a root file system
+	images string // the store of images; there is one of it, "small"
 }
 
 // makeKit makes it at the first need; it goes with the programs.
@@ -86,7 +87,7 @@ var makeKit = sync.OnceValues(func() (k kit, err error) {
 	if err != nil {
 		return k, err
 	}
-	k = kit{made.Bin, filepath.Join(dir, "images")}
+	k = kit{made.Bin, made.Root, filepath.Join(dir, "images")}
 	cmd := exec.Command(made.Program, "image", "import", "small", made.Root, "--images", k.images)
 	cmd.Env = testlab.Env(made.Bin, dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
