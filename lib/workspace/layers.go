@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -78,20 +79,51 @@ func (l *Layers) upload(ctx context.Context, f *os.File, digest string) error {
 	if err != nil {
 		return err
 	}
-	for range 3 {
-		if _, err = f.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
-		_, err = l.store.Create(ctx, key, f)
-		if err == nil || errors.Is(err, store.ErrExists) {
-			return nil
-		}
-		if !errors.Is(err, store.ErrUnknown) {
+	for range 5 {
+		if err = l.uploadOnce(ctx, f, key); !errors.Is(err, store.ErrUnknown) && !errors.Is(err, store.ErrConflict) {
 			break
 		}
 	}
 	return err
 }
+
+// uploadOnce writes a layer that is there once more: it may be an old one that
+// no build refers to any more, and whoever collects garbage may have decided to
+// remove it. That fails once it has been changed, and it is young again.
+// Errors: store.ErrConflict, if others do the same, or remove it.
+func (l *Layers) uploadOnce(ctx context.Context, f *os.File, key string) error {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	_, err := l.store.Create(ctx, key, f)
+	if !errors.Is(err, store.ErrExists) {
+		return err
+	}
+	there, err := l.store.Stat(ctx, key)
+	// An empty one is being removed; see store.Remove.
+	for since := time.Now(); err == nil && there.Size == 0 && time.Since(since) < store.Removing; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(removePoll):
+		}
+		was := there.Version
+		if there, err = l.store.Stat(ctx, key); err == nil && there.Version != was {
+			since = time.Now()
+		}
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	_, err = l.store.Swap(ctx, key, there.Version, f) // absent: ""
+	return err
+}
+
+// removePoll is how often a layer is looked at that is being removed.
+const removePoll = 100 * time.Millisecond
 
 // open returns a layer, verified.
 func (l *Layers) open(ctx context.Context, digest string) (*os.File, error) {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/distci/distci/lib/store"
 )
 
 // stale is the age from which a temporary that nobody has open is removed.
@@ -72,8 +74,8 @@ func (t *temp) fill(ctx context.Context, r io.Reader) error {
 // write, which sets the time too.
 func (t *temp) stamp(at time.Time) error { return t.s.root.Chtimes(t.name, time.Time{}, at) }
 
-// sweep removes what writers that were killed left in .tmp, once per [stale].
-// It is a courtesy: what fails now is left to the next one.
+// sweep does what Sweep does, once per [stale]. It is a courtesy: what fails
+// now is left to the next one.
 func (s *folder) sweep() {
 	s.mu.Lock()
 	due := time.Since(s.swept) > stale
@@ -81,36 +83,58 @@ func (s *folder) sweep() {
 		s.swept = time.Now()
 	}
 	s.mu.Unlock()
-	if !due {
-		return
+	if due {
+		_, _ = s.sweepTemp(context.Background(), stale, false)
 	}
+}
+
+// Sweep implements [store.Sweeper]: it removes the temporaries of writers that
+// were killed. One whose writer lives is locked, however old it is.
+func (s *folder) Sweep(ctx context.Context, grace time.Duration, dryRun bool) (store.Swept, error) {
+	swept, err := s.sweepTemp(ctx, grace, dryRun)
+	return swept, failed("sweep", tmpDir, err)
+}
+
+func (s *folder) sweepTemp(ctx context.Context, age time.Duration, dryRun bool) (swept store.Swept, err error) {
 	d, err := s.root.Open(tmpDir)
 	if err != nil {
-		return
+		return swept, err
 	}
 	defer d.Close()
 	for {
 		names, err := d.Readdirnames(256)
 		for _, name := range names {
-			s.sweepOne(tmpDir + "/" + name)
+			if err := ctx.Err(); err != nil {
+				return swept, err
+			}
+			if n, ok := s.sweepOne(tmpDir+"/"+name, age, dryRun); ok {
+				swept.Objects++
+				swept.Bytes += n
+			}
 		}
-		if err != nil || len(names) == 0 {
-			return
+		if err == io.EOF || err == nil && len(names) == 0 {
+			return swept, nil
+		}
+		if err != nil {
+			return swept, err
 		}
 	}
 }
 
-func (s *folder) sweepOne(name string) {
+// sweepOne removes a temporary, unless it is too young or in use, and returns
+// its size. What cannot be removed is left alone.
+func (s *folder) sweepOne(name string, age time.Duration, dryRun bool) (int64, bool) {
 	info, err := s.root.Lstat(name)
-	if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < stale {
-		return
+	if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < age {
+		return 0, false
 	}
 	f, err := s.root.OpenFile(name, os.O_RDWR|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return
+		return 0, false
 	}
 	defer f.Close()
-	if err := flock(f, unix.LOCK_EX); !errors.Is(err, unix.EWOULDBLOCK) {
-		s.root.Remove(name)
+	if err := flock(f, unix.LOCK_EX); errors.Is(err, unix.EWOULDBLOCK) {
+		return 0, false
 	}
+	return info.Size(), dryRun || s.root.Remove(name) == nil
 }

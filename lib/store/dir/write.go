@@ -217,10 +217,22 @@ func (s *folder) sync(ctx context.Context, key string) error {
 
 // Delete implements [store.Store].
 func (s *folder) Delete(ctx context.Context, key string) error {
-	return failed("delete", key, s.delete(ctx, key))
+	return failed("delete", key, s.delete(ctx, key, func(store.Info) error { return nil }))
 }
 
-func (s *folder) delete(ctx context.Context, key string) error {
+// Remove implements [store.Remover].
+func (s *folder) Remove(ctx context.Context, key, version string) error {
+	return failed("remove", key, s.delete(ctx, key, func(now store.Info) error {
+		if now.Version != version {
+			return store.ErrConflict
+		}
+		return nil
+	}))
+}
+
+// delete removes the object if allowed, asked with the lock held, does not
+// object.
+func (s *folder) delete(ctx context.Context, key string, allowed func(now store.Info) error) error {
 	if err := usable(ctx, key); err != nil {
 		return err
 	}
@@ -228,7 +240,11 @@ func (s *folder) delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if _, err = s.lookup(key); err == nil {
+	now, err := s.lookup(key)
+	if err == nil {
+		err = allowed(now)
+	}
+	if err == nil {
 		err = s.unlink(key, 0)
 	}
 	l.unlock()
