@@ -88,45 +88,57 @@ func New(o Options) (*Worker, error) {
 		return nil, fault.Errorf(fault.Config, "worker: %w", err)
 	}
 	clean(o.Dir, o.Log)
-	w := &Worker{Options: o, path: filepath.Join(o.Dir, uuid.NewString()), later: map[string]time.Time{}}
-	if err := os.Mkdir(w.path, 0o700); err != nil {
+	w := &Worker{Options: o, later: map[string]time.Time{}}
+	if w.path, w.lock, err = ownDir(o.Dir); err != nil {
 		return nil, fault.Errorf(fault.Config, "worker: %w", err)
 	}
-	lock, err := lockDir(w.path)
-	if err != nil {
-		return nil, fault.Errorf(fault.Config, "worker: %w", err)
-	}
-	w.lock = lock
 	return w, nil
 }
 
-// lockDir holds a folder for as long as this process lives.
+// ownDir makes a folder that this process holds for as long as it lives.
+func ownDir(parent string) (dir string, lock *os.File, err error) {
+	for {
+		dir = filepath.Join(parent, uuid.NewString())
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return "", nil, err
+		}
+		lock, err := lockDir(dir)
+		if errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, os.ErrNotExist) {
+			continue // somebody who cleans up was faster
+		}
+		return dir, lock, err
+	}
+}
+
+// lockDir locks a folder itself: with a file in it there would be a moment
+// without one, when it is made and when it is removed.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		_, err = os.Lstat(dir)
+	}
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
 	return f, nil
 }
 
-// clean removes the folders of workers that are gone. One whose lock is not
-// there yet is about to be used.
+// clean removes the folders of workers that are gone.
 func clean(dir string, log *slog.Logger) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		f, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR, 0)
+		f, err := lockDir(path)
 		if err != nil {
-			continue
+			continue // it is in use, or gone
 		}
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			if err := workspace.Remove(path); err != nil {
-				log.Warn("removing what a worker has left", "folder", path, "error", err)
-			}
+		if err := workspace.Remove(path); err != nil {
+			log.Warn("removing what a worker has left", "folder", path, "error", err)
 		}
 		f.Close()
 	}

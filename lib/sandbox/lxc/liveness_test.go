@@ -9,8 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/distci/distci/test/rootfs"
 )
 
 // processes lists those in whose command the word occurs.
@@ -58,83 +61,135 @@ func leftovers(state string) (found []string) {
 	return found
 }
 
+// runs is how often each kind of process is killed.
+func runs() int {
+	if n, err := strconv.Atoi(os.Getenv("DISTCI_KILLS")); err == nil {
+		return n
+	}
+	return 40
+}
+
 // TestKilled kills each of the processes around a container, at random
-// moments, ten containers at a time: nothing is left, and no reaper is run.
+// moments, ten containers at a time: nothing is left. No reaper is run, but
+// where all those are killed at once that clean up.
 func TestKilled(t *testing.T) {
 	newHost(t)
-	o, err := options()
-	if err != nil {
-		t.Fatal(err)
-	}
-	runs := 40
-	if n, err := strconv.Atoi(os.Getenv("DISTCI_KILLS")); err == nil {
-		runs = n
-	}
-	for _, victim := range []string{"Worker", "Engine", "Monitor", "Init"} {
+	o := mustOptions(t)
+	for _, victim := range []string{"Worker", "Engine", "Monitor", "Init", "AllButInit"} {
 		t.Run(victim, func(t *testing.T) {
 			state := filepath.Join(filepath.Dir(o.State), "killed-"+victim)
-			word := fmt.Sprintf("%d.%d", 400_000+os.Getpid(), len(victim))
+			word := marker()
+			o := o
+			o.Program = ownProgram(t, o.Program) // so that its processes can be told from those of other tests
+			network, ports := "none", func() []string { return nil }
+			if _, err := exec.LookPath("ip"); err == nil && os.Geteuid() == 0 {
+				network, ports = bridge(t, len(victim))
+			}
+			left := func() string {
+				return strings.Join(append(rootfs.Left(state, state, word, filepath.Dir(o.Program)), ports()...), "\n")
+			}
+			eventually(t, "before it there is nothing", left)
 			next := make(chan int)
 			var wg sync.WaitGroup
+			var early atomic.Int32 // killed before there was a container
 			for range 10 {
 				wg.Go(func() {
 					for range next {
-						killOne(t, o, state, victim, word)
+						if !killOne(t, o, state, victim, word, network) {
+							early.Add(1)
+						}
 					}
 				})
 			}
-			for i := range runs {
+			for i := range runs() {
 				next <- i
 			}
 			close(next)
 			wg.Wait()
-			gone := func() []string { return append(processes(word), leftovers(state)...) }
-			deadline := time.Now().Add(30 * time.Second)
-			for len(gone()) > 0 && time.Now().Before(deadline) {
-				time.Sleep(10 * time.Millisecond)
-			}
-			if left := gone(); len(left) > 0 {
-				t.Errorf("left: %q", left)
-			}
-			locks, _ := filepath.Glob("/run/distci/lxc/*")
-			for _, l := range locks {
-				if b, _ := os.ReadFile(l); strings.Contains(string(b), state) {
-					t.Errorf("%s is not done: %s", l, b)
+			if victim == "AllButInit" {
+				if out, err := exec.Command(o.Program, "reap").CombinedOutput(); err != nil {
+					t.Errorf("reap: %v: %s", err, out)
 				}
 			}
+			eventually(t, "nothing is left", left)
+			t.Logf("%d killed, %d of them before the container was there; nothing is left", runs(), early.Load())
 		})
 	}
 }
 
-// killOne starts a container by hand and kills one of its processes.
-func killOne(t *testing.T, o Options, state, victim, word string) {
-	cmd := exec.Command(o.Program, "--init", o.Init, "--state", state, "--rootfs", o.Root, "--", "sh", "-c", "setsid sleep "+word+" & sleep "+word)
-	if err := cmd.Start(); err != nil {
+// ownProgram gives a program a path of its own.
+func ownProgram(t *testing.T, program string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), filepath.Base(program))
+	b, err := os.ReadFile(program)
+	if err == nil {
+		err = os.WriteFile(path, b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// bridge makes a bridge for containers, and lists the interfaces at it.
+func bridge(t *testing.T, n int) (network string, ports func() []string) {
+	t.Helper()
+	name := fmt.Sprintf("dkill%d.%d", os.Getpid()%1000, n)
+	for _, args := range [][]string{{"link", "add", name, "type", "bridge"}, {"addr", "add", fmt.Sprintf("10.213.%d.1/24", n), "dev", name}, {"link", "set", name, "up"}} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Logf("no bridge: ip %q: %v: %s", args, err, out)
+			return "none", func() []string { return nil }
+		}
+	}
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", name).Run() })
+	return "bridge:" + name, func() []string {
+		found, _ := filepath.Glob("/sys/class/net/" + name + "/brif/*")
+		return found
+	}
+}
+
+// killOne starts a container by hand and kills one of its processes. It tells
+// whether the first process was there by then.
+func killOne(t *testing.T, o Options, state, victim, word, network string) (begun bool) {
+	cmd := exec.Command(o.Program, "--init", o.Init, "--state", state, "--rootfs", o.Root, "--network", network, "--", "sh", "-c", "echo; setsid sleep "+word+" & sleep "+word)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
 		t.Error(err)
-		return
+		return false
+	}
+	most := 500            // ms
+	if rand.IntN(2) == 0 { // half of them are killed when the program runs
+		_, _ = out.Read(make([]byte, 1))
+		most = 50
 	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_ = cmd.Wait()
 	}()
-	time.Sleep(time.Duration(rand.IntN(120)) * time.Millisecond) // the moment of death is what the test is about
+	time.Sleep(time.Duration(rand.IntN(most)) * time.Millisecond) // the moment of death is what the test is about
 	for {
-		pid := cmd.Process.Pid
-		if victim != "Worker" {
-			engine := child(pid, func(c string) bool { return strings.HasSuffix(c, "engine\x00") })
-			monitor := child(engine, func(c string) bool { return strings.Contains(c, "lxc monitor") })
-			first := child(monitor, func(c string) bool { return strings.Contains(c, "distci") })
-			pid = map[string]int{"Engine": engine, "Monitor": monitor, "Init": first}[victim]
-		}
-		if pid != 0 { // it is not there yet, or this was one that makes it
+		// Whose container it is shows in who is whose child: an engine may have
+		// had others before.
+		engine := child(cmd.Process.Pid, func(c string) bool { return strings.HasSuffix(c, "engine\x00") })
+		monitor := child(engine, func(c string) bool { return strings.Contains(c, "lxc monitor") })
+		first := child(monitor, func(c string) bool { return strings.Contains(c, "distci") })
+		begun = begun || first != 0
+		for _, pid := range map[string][]int{"Worker": {cmd.Process.Pid}, "Engine": {engine}, "Monitor": {monitor}, "Init": {first},
+			"AllButInit": {engine, monitor, cmd.Process.Pid}}[victim] {
+			if pid == 0 { // it is not there yet, or this was one that makes it
+				continue
+			}
 			if p, err := os.FindProcess(pid); err == nil {
 				_ = p.Kill()
 			}
 		}
 		select {
 		case <-ended:
-			return
+			return begun
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

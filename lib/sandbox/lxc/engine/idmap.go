@@ -101,12 +101,17 @@ func (m *mapper) space(uids, gids idRange) (*os.File, error) {
 	}
 	// A namespace is made by a process in it. This one is a copy of this
 	// thread that only waits; it must not run any of Go's code.
+	parent := uintptr(os.Getpid())
 	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, unix.CLONE_NEWUSER|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno != 0 {
 		return nil, fault.Errorf(fault.Config, "making a user namespace: %w (is user.max_user_namespaces 0, or kernel.unprivileged_userns_clone?)", errno)
 	}
 	if pid == 0 {
 		unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
+		now, _, _ := unix.RawSyscall(unix.SYS_GETPPID, 0, 0, 0)
+		if now != parent { // it had died before
+			unix.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
+		}
 		for {
 			unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0) // wait for the signal
 		}

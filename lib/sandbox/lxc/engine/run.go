@@ -37,6 +37,7 @@ type run struct {
 	network []item
 	cgroups []hierarchy
 	groups  []string // control groups, to be removed
+	partly  bool     // there may be others
 	disk    *disk
 	stats   wire.Stats
 }
@@ -138,7 +139,7 @@ func (r *run) remove() error {
 			r.stats.Kept = filepath.Join(kept, "upper")
 		}
 	}
-	if len(r.groups) == 0 { // it did not start, or not well
+	if len(r.groups) == 0 || r.partly { // it did not start, or not well
 		if err := r.slot.note(h); err != nil {
 			return fault.Wrap(fault.Temporary, err)
 		}
@@ -181,6 +182,10 @@ func (r *run) run(ctx context.Context, stop <-chan wire.Stop, files [3]*os.File)
 	}
 	counters := newCounters(c.pid(), r.cgroups)
 	for _, dir := range folders(c.pid(), r.cgroups) {
+		if !strings.Contains(dir, "/lxc.payload.") {
+			r.partly = true // as it is when PID 1 has just died, whose groups of version 1 are then "/"
+			continue
+		}
 		r.groups = append(r.groups, dir, strings.Replace(dir, "/lxc.payload.", "/lxc.monitor.", 1))
 	}
 	if err := counters.check(r.spec.Limits); err != nil {
