@@ -331,10 +331,11 @@ func TestAsked(t *testing.T) {
 		if job == "host" && (err != nil || !strings.Contains(console, own)) {
 			t.Errorf("its network is not %s, %v:\n%s", own, err, console)
 		}
+		// The kernel's count may pass the limit by some pages before it says no.
 		var used struct {
 			Memory int64 `json:"memory_bytes"`
 		}
-		if raw := task.Extra["usage"]; (job == "memory" || job == "within") && (json.Unmarshal(raw, &used) != nil || used.Memory < 30_000_000 || used.Memory > 64<<20) {
+		if raw := task.Extra["usage"]; (job == "memory" || job == "within") && (json.Unmarshal(raw, &used) != nil || used.Memory < 30_000_000 || used.Memory > 65<<20) {
 			t.Errorf("%s: usage %s", job, raw)
 		}
 	}
