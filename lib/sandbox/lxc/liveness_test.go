@@ -141,7 +141,11 @@ func bridge(t *testing.T, n int) (network string, ports func() []string) {
 			return "none", func() []string { return nil }
 		}
 	}
-	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", name).Run() })
+	t.Cleanup(func() {
+		if out, err := exec.Command("ip", "link", "del", name).CombinedOutput(); err != nil {
+			t.Errorf("removing the bridge: %v: %s", err, out)
+		}
+	})
 	return "bridge:" + name, func() []string {
 		found, _ := filepath.Glob("/sys/class/net/" + name + "/brif/*")
 		return found
