@@ -123,7 +123,9 @@ func (k kit) link(dir string) error {
 // TestContainers runs a build whose steps are in containers of their own: they
 // share the workspace and nothing else, publish and copy, and leave nothing.
 func TestContainers(t *testing.T) {
-	l := newContainedLab(t)
+	rootfs.Need(t)
+	l := newLab(t)
+	l.containers()
 	l.frontend()
 	secret := l.path("secret")
 	if err := os.WriteFile(secret, []byte("secret"), 0o644); err != nil {
