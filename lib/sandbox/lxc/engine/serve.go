@@ -38,9 +38,6 @@ type engine struct {
 func Serve(control *os.File, lookup Lookup) int {
 	// Terminals' signals are for the worker, which says what is to be done.
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
-	if os.Geteuid() == 0 {
-		hideHierarchies() // our mounts are our own
-	}
 	e := &engine{lookup: lookup, mapper: newMapper(), missing: Check()}
 	for {
 		files, err := wire.TakeFiles(control, 4)
@@ -69,6 +66,9 @@ func (e *engine) serve(f *os.File, files [3]*os.File) error {
 	var req wire.Request
 	if err := in.Decode(&req); err != nil {
 		return err
+	}
+	if req.Own && e.slot == nil {
+		hideHierarchies()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
