@@ -57,6 +57,8 @@ func commands() []command {
 		{"members", "Show who is there and what each runs.", members},
 		{"queue", "Show how much waits and runs, by capabilities.", loads},
 		{"job list|get|set|delete", "List, print, set and delete jobs.", jobs},
+		{"gc", "Remove from the store what is not kept, and garbage.", collect},
+		{"fsck", "Check that what the store holds is whole.", checkStore},
 		{"ticket", "Make a ticket and print it.", makeTicket},
 		{"run FILE", "Run a whole job here, without any server.", runJob},
 	}

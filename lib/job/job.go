@@ -30,9 +30,20 @@ type Job struct {
 	Env         map[string]string // for all steps; in Step.Env already
 	Parameters  map[string]string // what a trigger may set, with the defaults
 	Priority    int               // of its tickets
+	Retention   Retention         // what is kept of its builds
 	Triggers    json.RawMessage   // an object; nil if there is none
 	Downstream  []string          // jobs that a success triggers
 	Raw         json.RawMessage   // as it was read
+}
+
+// Retention says how long what builds leave behind is kept. What is nil is as
+// the operator says; 0 is for ever.
+type Retention struct {
+	Builds             *int  `json:"builds"`         // the last ones, so many
+	Days               *int  `json:"days"`           // after their end
+	ArtifactsDays      *int  `json:"artifacts_days"` // their artefacts
+	WorkspaceDays      *int  `json:"workspace_days"` // their workspaces
+	KeepLastSuccessful *bool `json:"keep_last_successful"`
 }
 
 // Step is one task of a job.
@@ -77,6 +88,7 @@ type document struct {
 	Parameters  map[string]string `json:"parameters"`
 	Tasks       tasks             `json:"tasks"`
 	Priority    int               `json:"priority"`
+	Retention   Retention         `json:"retention"`
 	Triggers    json.RawMessage   `json:"triggers"`
 	Downstream  []string          `json:"downstream_jobs"`
 }
@@ -133,7 +145,7 @@ func Parse(b []byte) (*Job, error) {
 	}
 	j := &Job{
 		ID: d.ID, Description: d.Description, Env: d.Env, Parameters: d.Parameters,
-		Priority: d.Priority, Triggers: d.Triggers, Downstream: d.Downstream, Raw: slices.Clone(b),
+		Priority: d.Priority, Retention: d.Retention, Triggers: d.Triggers, Downstream: d.Downstream, Raw: slices.Clone(b),
 	}
 	for _, t := range d.Tasks {
 		j.Steps = append(j.Steps, j.step(len(j.Steps), t))

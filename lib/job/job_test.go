@@ -119,7 +119,7 @@ func TestRefused(t *testing.T) {
 		{`[]`, `job: $: expected an object, found an empty list`},
 		{`{}`, `job: $.job_id: expected a job name of 1 to 256 letters, digits, "_" and "-", found nothing`},
 		{`{"job_id": "a b"}`, `job: $.job_id: expected a job name of 1 to 256 letters, digits, "_" and "-", found "a b"`},
-		{`{"job_id": "a", "Job_ID": "a"}`, `job: $.Job_ID: unknown key (known: configuration-version, description, downstream_jobs, env, job_id, parameters, priority, tasks, triggers)`},
+		{`{"job_id": "a", "Job_ID": "a"}`, `job: $.Job_ID: unknown key (known: configuration-version, description, downstream_jobs, env, job_id, parameters, priority, retention, tasks, triggers)`},
 		{`{"job_id": "a", "env": {"A=B": "", "C": 1, "D": "\u0000"}}`, "job: $.env[\"A=B\"]: expected a variable's name of letters, digits and \"_\"\n" +
 			"job: $.env.C: expected a string without NUL, found 1\njob: $.env.D: expected a string without NUL, found \"\\x00\""},
 		{`{"job_id": "a", "parameters": ["B"]}`, `job: $.parameters: expected an object of strings, found a list`},
