@@ -18,6 +18,8 @@ import (
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/store"
 	"github.com/distci/distci/lib/store/dir"
+	"github.com/distci/distci/lib/store/rados"
+	"github.com/distci/distci/lib/store/s3"
 	"github.com/distci/distci/lib/tool"
 )
 
@@ -33,7 +35,7 @@ type Cluster struct {
 // Options of Open.
 type Options struct {
 	Coord   string        // URL of the coordination: "local:/path", "zk://host:port,host:port/CLUSTER-ID"; default: below tool.StateDir
-	Store   string        // URL of the store: "dir:/path"; default: below tool.StateDir
+	Store   string        // URL of the store: "dir:/path", "ceph://POOL?…", "s3://BUCKET/PREFIX?endpoint=…"; default: below tool.StateDir
 	Session time.Duration // the session's time-out; default: 10 s
 	History string        // file to which the queue's events are appended, one JSON object a line; default: none
 	Log     *slog.Logger
@@ -57,7 +59,7 @@ func Open(ctx context.Context, o Options) (_ *Cluster, err error) {
 		}
 		queueOptions.Trace = c.history.add
 	}
-	if c.Store, err = openStore(o.Store); err != nil {
+	if c.Store, err = openStore(ctx, o.Store); err != nil {
 		return nil, err
 	}
 	if c.Conn, err = openCoord(ctx, o.Coord, o.Session, o.Log); err != nil {
@@ -85,15 +87,21 @@ func openCoord(ctx context.Context, url string, session time.Duration, log *slog
 	return nil, fault.Errorf(fault.Config, "coordination %q: expected local:/path or zk://host:port,host:port/CLUSTER-ID", url)
 }
 
-func openStore(url string) (store.Store, error) {
+func openStore(ctx context.Context, url string) (store.Store, error) {
 	if url == "" {
 		url = "dir:" + filepath.Join(tool.StateDir(), "store")
 	}
 	scheme, path, _ := strings.Cut(url, ":")
-	if scheme != "dir" || path == "" {
-		return nil, fault.Errorf(fault.Config, "store %q: expected dir:/path", url)
+	switch {
+	case scheme == "dir" && path != "":
+		return dir.Open(path)
+	case scheme == "ceph":
+		return rados.Open(url)
+	case scheme == "s3":
+		return s3.Open(ctx, url)
 	}
-	return dir.Open(path)
+	// The rest is not repeated: it may hold what somebody took for the place of a secret.
+	return nil, fault.Errorf(fault.Config, "store %q: expected dir:/path, ceph://POOL or s3://BUCKET/PREFIX?endpoint=https://host:port", scheme+":…")
 }
 
 // Close ends the connections.

@@ -1,0 +1,19 @@
+//go:build !(ceph && cgo)
+
+package rados
+
+import (
+	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/store"
+)
+
+// Available tells whether this program was built with librados.
+const Available = false
+
+// Open refuses: this program was built without librados.
+func Open(address string) (store.Store, error) {
+	if _, err := ParseAddress(address); err != nil {
+		return nil, err
+	}
+	return nil, fault.Errorf(fault.Config, "store %q: this program was built without Ceph; install librados-dev and a C compiler, and build with make", address)
+}

@@ -1,0 +1,538 @@
+// Package cephtest starts real Ceph clusters for tests, and hurts them.
+//
+// A cluster lives in a temporary folder and listens on loopback. It needs no
+// root and no systemd. It ends with its test, and with the test's process,
+// however that ends.
+package cephtest
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/distci/distci/test/lab"
+)
+
+// programs are what a cluster is made of.
+var programs = []string{"ceph-mon", "ceph-osd", "ceph", "rados", "ceph-authtool", "monmaptool"}
+
+// Require skips a test where Ceph's servers are not installed; where
+// DISTCI_REQUIRE names ceph, the test fails instead.
+func Require(t testing.TB) {
+	t.Helper()
+	for _, program := range programs {
+		if _, err := exec.LookPath(program); err != nil {
+			Missing(t, "no Ceph on this machine: "+err.Error())
+		}
+	}
+}
+
+// Missing skips a test for want of something, or fails it where
+// DISTCI_REQUIRE names ceph.
+func Missing(t testing.TB, what string) {
+	t.Helper()
+	if slices.Contains(strings.FieldsFunc(os.Getenv("DISTCI_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), "ceph") {
+		t.Fatal(what + "; DISTCI_REQUIRE names ceph")
+	}
+	t.Skip(what)
+}
+
+// Pool is the name of the pool that a cluster has.
+const Pool = "distci"
+
+// Options say what cluster to start.
+type Options struct {
+	OSDs int // 1 unless given; with 3, a pool has 3 copies and works with 2
+	Mons int // 1 unless given
+}
+
+// Cluster is a running Ceph. Its daemons are named as Ceph does: "mon.a",
+// "osd.0".
+type Cluster struct {
+	t     testing.TB
+	dir   string
+	o     Options
+	spawn *lab.Spawner
+
+	mu      sync.Mutex
+	daemons map[string]*daemon
+}
+
+// daemon is a process, or what it was.
+type daemon struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+}
+
+// Start starts a cluster with a pool, and waits until that can be written to.
+func Start(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	Require(t)
+	o.OSDs, o.Mons = max(o.OSDs, 1), max(o.Mons, 1)
+	// A short name: the path of a unix socket has 107 bytes.
+	dir, err := os.MkdirTemp("/tmp", "distci-ceph-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Cluster{t: t, dir: dir, o: o, spawn: lab.NewSpawner(t), daemons: map[string]*daemon{}}
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.logs()
+		}
+		c.Stop()
+	})
+	for try := 1; ; try++ {
+		err := c.create()
+		if err == nil {
+			return c
+		}
+		if try == 3 || !c.portTaken() {
+			t.Fatal(err)
+		}
+		c.Kill(c.names()...)
+		os.RemoveAll(dir)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// portTaken tells whether a daemon could not listen, as another process was
+// faster.
+func (c *Cluster) portTaken() bool {
+	logs, _ := filepath.Glob(c.path("log/*.log"))
+	return slices.ContainsFunc(logs, func(name string) bool {
+		b, _ := os.ReadFile(name)
+		return strings.Contains(string(b), "Address already in use")
+	})
+}
+
+func (c *Cluster) path(name string) string { return filepath.Join(c.dir, name) }
+
+// create makes the cluster's folder and starts its daemons.
+func (c *Cluster) create() error {
+	for _, d := range []string{"run", "log", "mon", "osd"} {
+		if err := os.MkdirAll(c.path(d), 0o755); err != nil {
+			return err
+		}
+	}
+	fsid := uuid()
+	addrs := map[string]string{}
+	var hosts []string
+	for _, id := range c.mons() {
+		addrs[id] = fmt.Sprintf("[v2:127.0.0.1:%d]", freePort())
+		hosts = append(hosts, addrs[id])
+	}
+	if err := os.WriteFile(c.Conf(), []byte(c.config(fsid, strings.Join(hosts, ","))), 0o644); err != nil {
+		return err
+	}
+	// The monitors take all keys from one file, so that none is made later.
+	c.key("mon.keyring", "mon.", "mon", "allow *")
+	keyrings := []string{"client.admin.keyring", "client.distci.keyring"}
+	c.key(keyrings[0], "client.admin", "mon", "allow *", "osd", "allow *", "mgr", "allow *")
+	c.key(keyrings[1], "client.distci", "mon", "allow r", "osd", "allow rwx pool="+Pool)
+	for i := range c.o.OSDs {
+		name := fmt.Sprintf("osd.%d", i)
+		c.key(name+".keyring", name, "mon", "allow profile osd", "mgr", "allow profile osd", "osd", "allow *")
+		keyrings = append(keyrings, name+".keyring")
+	}
+	all, err := os.ReadFile(c.path("mon.keyring"))
+	if err != nil {
+		return err
+	}
+	for _, k := range keyrings {
+		b, err := os.ReadFile(c.path(k))
+		if err != nil {
+			return err
+		}
+		all = append(all, b...)
+	}
+	if err := os.WriteFile(c.path("mon.keyring"), all, 0o600); err != nil {
+		return err
+	}
+	args := []string{"--create", "--clobber", "--fsid", fsid, "--enable-all-features"}
+	for _, id := range c.mons() {
+		args = append(args, "--addv", id, addrs[id])
+	}
+	c.run("monmaptool", append(args, c.path("monmap"))...)
+	for _, id := range c.mons() {
+		c.run("ceph-mon", "-c", c.Conf(), "-i", id, "--mkfs", "--monmap", c.path("monmap"), "--keyring", c.path("mon.keyring"))
+		c.launch("mon." + id)
+	}
+	if _, err := c.ceph(2*time.Minute, "--connect-timeout", "60", "quorum_status"); err != nil {
+		return err
+	}
+	for i := range c.o.OSDs {
+		id := uuid()
+		if _, err := c.ceph(time.Minute, "osd", "new", id, strconv.Itoa(i)); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(c.path(fmt.Sprintf("osd/%d", i)), 0o755); err != nil {
+			return err
+		}
+		c.run("ceph-osd", "-c", c.Conf(), "-i", strconv.Itoa(i), "--mkfs", "--osd-uuid", id)
+		c.launch(fmt.Sprintf("osd.%d", i))
+	}
+	for _, args := range [][]string{
+		{"osd", "pool", "create", Pool, "16", "16", "replicated"},
+		{"osd", "pool", "application", "enable", Pool, Pool},
+	} {
+		if _, err := c.ceph(time.Minute, args...); err != nil {
+			return err
+		}
+	}
+	return c.Await()
+}
+
+// config is the configuration of the daemons and of clients.
+func (c *Cluster) config(fsid, hosts string) string {
+	size, least := 1, 1
+	if c.o.OSDs >= 3 {
+		size, least = 3, 2
+	}
+	port := 15000 + mathrand.IntN(14000)
+	return strings.NewReplacer("DIR", c.dir, "FSID", fsid, "HOSTS", hosts, "MEMBERS", strings.Join(c.mons(), ","),
+		"SIZE", strconv.Itoa(size), "LEAST", strconv.Itoa(least), "PORTMIN", strconv.Itoa(port), "PORTMAX", strconv.Itoa(port+3000)).Replace(`[global]
+fsid = FSID
+mon host = HOSTS
+mon initial members = MEMBERS
+public addr = 127.0.0.1
+cluster addr = 127.0.0.1
+ms bind msgr1 = false
+ms bind retry count = 1
+ms bind retry delay = 1
+ms bind port min = PORTMIN
+ms bind port max = PORTMAX
+auth cluster required = cephx
+auth service required = cephx
+auth client required = cephx
+keyring = DIR/$type.$id.keyring
+run dir = DIR/run
+admin socket = DIR/run/$name.asok
+log file = DIR/log/$name.log
+crash dir = DIR/log
+log to stderr = false
+mon cluster log file = DIR/log/cluster.log
+osd pool default pg num = 8
+osd pool default size = SIZE
+osd pool default min size = LEAST
+osd pool default pg autoscale mode = off
+osd crush chooseleaf type = 0
+osd heartbeat interval = 1
+osd heartbeat grace = 5
+[client]
+mon client hunt interval = 0.5
+admin socket =
+log file =
+err to stderr = false
+[mon]
+mon data = DIR/mon/$id
+mon allow pool delete = true
+mon allow pool size one = true
+mon warn on pool no redundancy = false
+auth allow insecure global id reclaim = false
+mon data avail crit = 1
+mon data avail warn = 2
+paxos propose interval = 0.05
+paxos min wait = 0.02
+mon election timeout = 1
+mon probe timeout = 1
+mon lease = 2
+mon osd min down reporters = 1
+mon osd reporter subtree level = osd
+mon osd down out interval = 600
+[osd]
+osd data = DIR/osd/$id
+osd objectstore = bluestore
+osd max pg log entries = 3000
+osd min pg log entries = 1500
+osd recovery sleep hdd = 0
+osd memory target = 939524096
+osd op num shards = 2
+osd op num threads per shard = 1
+osd mon report interval = 1
+ms async op threads = 2
+bluestore block size = 34359738368
+bluestore block create = true
+bluestore fsck on mount = false
+bluestore fsck on mkfs = false
+bdev aio poll ms = 20
+osd mon shutdown timeout = 1
+`)
+}
+
+// mons are the ids of the monitors.
+func (c *Cluster) mons() (ids []string) {
+	for i := range c.o.Mons {
+		ids = append(ids, string(rune('a'+i)))
+	}
+	return ids
+}
+
+// names are those of all daemons, monitors first.
+func (c *Cluster) names() (names []string) {
+	for _, id := range c.mons() {
+		names = append(names, "mon."+id)
+	}
+	for i := range c.o.OSDs {
+		names = append(names, fmt.Sprintf("osd.%d", i))
+	}
+	return names
+}
+
+// key makes a key and the keyring that it is in. The permissions are pairs.
+func (c *Cluster) key(file, name string, permissions ...string) {
+	c.t.Helper()
+	args := []string{"-C", c.path(file), "--gen-key", "-n", name}
+	for p := range slices.Chunk(permissions, 2) {
+		args = append(args, "--cap", p[0], p[1])
+	}
+	c.run("ceph-authtool", args...)
+}
+
+// run runs one of Ceph's programs to its end.
+func (c *Cluster) run(program string, args ...string) {
+	c.t.Helper()
+	cmd := exec.Command(program, args...)
+	cmd.Env = c.env()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		c.t.Fatalf("cephtest: %s %s: %v\n%s", program, strings.Join(args, " "), err, out)
+	}
+}
+
+func (c *Cluster) env() []string { return append(os.Environ(), "CEPH_ARGS=", "CEPH_CONF="+c.Conf()) }
+
+// Ceph runs the administrator's command, and returns what it prints.
+func (c *Cluster) Ceph(args ...string) string {
+	c.t.Helper()
+	out, err := c.ceph(time.Minute, args...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return out
+}
+
+func (c *Cluster) ceph(limit time.Duration, args ...string) (string, error) {
+	return c.command(limit, "ceph", args...)
+}
+
+func (c *Cluster) command(limit time.Duration, program string, args ...string) (string, error) {
+	ctx, stop := context.WithTimeout(context.Background(), limit)
+	defer stop()
+	cmd := exec.CommandContext(ctx, program, append([]string{"-c", c.Conf()}, args...)...)
+	cmd.Env = c.env()
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, exit.Stderr)
+		}
+		err = fmt.Errorf("cephtest: %s %s: %w", program, strings.Join(args, " "), err)
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+// launch starts a daemon.
+func (c *Cluster) launch(name string, more ...string) {
+	c.t.Helper()
+	kind, id, _ := strings.Cut(name, ".")
+	args := append([]string{"-f", "-c", c.Conf(), "-i", id}, more...)
+	program := "ceph-" + kind
+	if kind == "client" {
+		program, args = "radosgw", append([]string{"-f", "-c", c.Conf(), "-n", name}, more...)
+	}
+	cmd := exec.Command(program, args...)
+	cmd.Env = c.env()
+	out, err := os.OpenFile(c.path("log/"+name+".out"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := c.spawn.Start(cmd); err != nil {
+		c.t.Fatal(err)
+	}
+	d := &daemon{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		cmd.Wait()
+		close(d.done)
+	}()
+	c.mu.Lock()
+	c.daemons[name] = d
+	c.mu.Unlock()
+}
+
+// Conf is the configuration file.
+func (c *Cluster) Conf() string { return c.path("ceph.conf") }
+
+// Keyring is the file with a client's key. There are "admin", and "distci",
+// which may use the pool and nothing else.
+func (c *Cluster) Keyring(id string) string { return c.path("client." + id + ".keyring") }
+
+// AddKey makes a key for a client with the given permissions, pairs of a
+// service and what is allowed there.
+func (c *Cluster) AddKey(id string, permissions ...string) {
+	c.t.Helper()
+	c.Ceph(append([]string{"auth", "get-or-create", "client." + id, "-o", c.Keyring(id)}, permissions...)...)
+}
+
+// Address is that of a store in the cluster's pool, for the client distci.
+// More are keys and values.
+func (c *Cluster) Address(namespace string, more ...string) string {
+	values := url.Values{"conf": {c.Conf()}, "id": {"distci"}, "keyring": {c.Keyring("distci")}, "namespace": {namespace}}
+	for kv := range slices.Chunk(more, 2) {
+		values.Set(kv[0], kv[1])
+	}
+	return "ceph://" + Pool + "?" + values.Encode()
+}
+
+// Await waits until the pool can be written to.
+func (c *Cluster) Await() error {
+	probe := c.path("run/probe")
+	if err := os.WriteFile(probe, []byte("x"), 0o600); err != nil {
+		return err
+	}
+	_, err := c.command(2*time.Minute, "rados", "-p", Pool, "-N", "probe", "put", "probe", probe)
+	return err
+}
+
+// Leader is the monitor that leads, as "mon.a".
+func (c *Cluster) Leader() string {
+	c.t.Helper()
+	var status struct {
+		Leader string `json:"quorum_leader_name"`
+	}
+	if err := json.Unmarshal([]byte(c.Ceph("quorum_status", "-f", "json")), &status); err != nil {
+		c.t.Fatal(err)
+	}
+	return "mon." + status.Leader
+}
+
+func (c *Cluster) daemon(name string) *daemon {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.daemons[name]
+}
+
+// Runs tells whether a daemon's process exists, be it paused.
+func (c *Cluster) Runs(name string) bool {
+	d := c.daemon(name)
+	if d == nil {
+		return false
+	}
+	select {
+	case <-d.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// PID is a daemon's process.
+func (c *Cluster) PID(name string) int { return c.daemon(name).cmd.Process.Pid }
+
+// Kill ends daemons as a power cut would, several at once; without names all.
+func (c *Cluster) Kill(names ...string) {
+	if len(names) == 0 {
+		names = c.names()
+	}
+	for _, n := range names {
+		c.signal(n, syscall.SIGKILL)
+	}
+	for _, n := range names {
+		if d := c.daemon(n); d != nil {
+			<-d.done
+		}
+	}
+}
+
+// StartDaemon starts daemons that were killed; without names all. It does not
+// wait until they serve; see Await.
+func (c *Cluster) StartDaemon(names ...string) {
+	c.t.Helper()
+	if len(names) == 0 {
+		names = c.names()
+	}
+	for _, n := range names {
+		if c.Runs(n) {
+			c.t.Fatalf("cephtest: %s runs", n)
+		}
+		c.launch(n)
+	}
+}
+
+// Pause stops a daemon without its connections' ends learning of it.
+func (c *Cluster) Pause(name string) { c.signal(name, syscall.SIGSTOP) }
+
+// Resume lets a paused daemon go on.
+func (c *Cluster) Resume(name string) { c.signal(name, syscall.SIGCONT) }
+
+func (c *Cluster) signal(name string, s syscall.Signal) {
+	if c.Runs(name) {
+		c.daemon(name).cmd.Process.Signal(s)
+	}
+}
+
+// Stop ends all daemons and removes what they wrote; a test's end does it too.
+func (c *Cluster) Stop() {
+	c.mu.Lock()
+	var names []string
+	for n := range c.daemons {
+		names = append(names, n)
+	}
+	c.mu.Unlock()
+	if len(names) > 0 {
+		c.Kill(names...)
+	}
+	c.spawn.Stop()
+	os.RemoveAll(c.dir)
+}
+
+// logs shows what the daemons said, the end of it.
+func (c *Cluster) logs() {
+	logs, _ := filepath.Glob(c.path("log/*"))
+	for _, name := range logs {
+		b, _ := os.ReadFile(name)
+		if len(b) > 1500 {
+			b = b[len(b)-1500:]
+		}
+		if len(b) > 0 && !strings.HasSuffix(name, "cluster.log") {
+			c.t.Logf("%s:\n%s", filepath.Base(name), b)
+		}
+	}
+}
+
+func uuid() string {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// freePort returns a port of loopback on which nobody listens, below those
+// that the system gives to outgoing connections.
+func freePort() int {
+	for {
+		port := 15000 + mathrand.IntN(17000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			l.Close()
+			return port
+		}
+	}
+}
