@@ -39,7 +39,8 @@ func TestOutOfMemoryTellsThePeak(t *testing.T) {
 	h := newHost(t)
 	h.spec.Limits.Memory, h.spec.Args = 64<<20, []string{"probe", "allocate", "1000000000"}
 	r, stats, err := h.s.(*Sandbox).RunStats(t.Context(), h.spec)
-	if err != nil || !r.OOM || r.Signal != 9 || stats.PeakMemory < 60<<20 || stats.PeakMemory > 64<<20 {
+	// The kernel's count may pass the limit by some pages before it says no.
+	if err != nil || !r.OOM || r.Signal != 9 || stats.PeakMemory < 60<<20 || stats.PeakMemory > 65<<20 {
 		t.Errorf("%+v, peak %d, %v", r, stats.PeakMemory, err)
 	}
 }
