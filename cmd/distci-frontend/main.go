@@ -65,10 +65,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(err)
 	}
-	ending := make(chan struct{})
+	ending, traffic := make(chan struct{}), &api.Traffic{}
 	srv := &http.Server{
 		Handler: api.New(cl.Repo, api.Options{Layers: workspace.NewLayers(cl.Store, cache, workspace.Limits{}),
-			MaxUpload: *upload, Log: log, Done: ending}),
+			MaxUpload: *upload, Log: log, Done: ending, Traffic: traffic}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
@@ -97,5 +97,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		log.Warn("requests were broken off that did not end", "grace", *grace)
 		err = srv.Close()
 	}
+	log.Info("served", "bytes", traffic)
 	return fail(err)
 }

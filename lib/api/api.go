@@ -30,6 +30,8 @@ type Options struct {
 	Temp string
 	// Done is closed when the server is to end: logs are no longer followed.
 	Done <-chan struct{}
+	// Traffic counts the bytes that are served; nil: only for healthz.
+	Traffic *Traffic
 }
 
 // The bounds of what a client may send, in bytes.
@@ -54,6 +56,9 @@ type server struct {
 func New(r *repo.Repo, o Options) http.Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Traffic == nil {
+		o.Traffic = &Traffic{}
 	}
 	if o.MaxUpload <= 0 {
 		o.MaxUpload = DefaultMaxUpload
@@ -172,6 +177,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 	c := &call{server: s, w: w, r: r}
 	parts, err := split(r.URL)
 	if err != nil {
+		c.count(&s.Traffic.other)
 		c.fail(status(http.StatusBadRequest, "the path is not escaped as it should be"))
 		return
 	}
@@ -190,6 +196,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		if rt.method != method {
 			continue
 		}
+		c.count(s.Traffic.of(rt))
 		err := c.bind(args)
 		if err == nil && !rt.alone() && !s.repo.Reachable() {
 			err = errUnreachable
@@ -200,6 +207,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		c.fail(err)
 		return
 	}
+	c.count(&s.Traffic.other)
 	switch {
 	case parts[0] == "jobs" || parts[0] == "tasks":
 		c.fail(status(http.StatusBadRequest, "there is no "+r.Method+" of this path"))

@@ -143,6 +143,10 @@ func (c *call) none() error {
 
 func (c *call) root() error { return c.none() }
 
+// health tells that the server is there; with ?verbose also what it has carried.
 func (c *call) health() error {
+	if c.r.URL.Query().Has("verbose") {
+		return c.json(http.StatusOK, map[string]any{"status": "ok", "traffic": c.Traffic.Counts()})
+	}
 	return c.json(http.StatusOK, map[string]string{"status": "ok"})
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/queue"
+	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/store"
 	"github.com/distci/distci/lib/workspace"
 )
@@ -55,6 +56,8 @@ func answer(err error) (code int, text string) {
 		return http.StatusRequestEntityTooLarge, err.Error()
 	case errors.Is(err, store.ErrFull):
 		return http.StatusInsufficientStorage, "no space left in the store"
+	case errors.Is(err, repo.ErrDamaged): // what it says helps whoever has published it
+		return http.StatusInternalServerError, err.Error()
 	case errors.Is(err, coord.ErrUnknown), errors.Is(err, coord.ErrExpired), errors.Is(err, store.ErrUnknown):
 		return http.StatusServiceUnavailable, "the outcome is not known; look, and try again"
 	}
@@ -84,7 +87,7 @@ func (c *call) fail(err error) {
 	}
 	code, text := answer(err)
 	h := c.w.Header()
-	for _, name := range []string{"Content-Length", "Content-Disposition", "Etag", "Last-Modified", "Accept-Ranges"} {
+	for _, name := range []string{"Content-Length", "Content-Disposition", "Etag", "Last-Modified", "Accept-Ranges", "Repr-Digest"} {
 		h.Del(name)
 	}
 	if code == http.StatusServiceUnavailable {

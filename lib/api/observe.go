@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -57,7 +58,8 @@ type recorder struct {
 	id    string
 	code  int // 0: nothing yet
 	bytes int64
-	err   error // for the log
+	sent  *atomic.Int64 // counts them, too; may be nil
+	err   error         // for the log
 }
 
 // recorderOf finds the recorder that observe has made.
@@ -91,6 +93,9 @@ func (r *recorder) Write(p []byte) (int, error) {
 	r.deadline()
 	n, err := r.ResponseWriter.Write(p)
 	r.bytes += int64(n)
+	if r.sent != nil {
+		r.sent.Add(int64(n))
+	}
 	return n, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -19,9 +20,11 @@ import (
 
 // Artifact is a published file.
 type Artifact struct {
-	Path   []string `json:"path,omitempty"` // parts; known once the step is complete
-	Size   int64    `json:"size"`           // bytes
-	SHA256 string   `json:"sha256"`         // hexadecimal
+	Path   []string  `json:"path,omitempty"` // parts; known once the step is complete
+	Size   int64     `json:"size"`           // bytes
+	SHA256 string    `json:"sha256"`         // hexadecimal
+	Time   time.Time `json:"time,omitzero"`  // when it was stored; zero: by a version that did not tell
+	Step   string    `json:"step,omitempty"` // that published it; in the list of a whole build
 }
 
 func artifactKey(job string, n ticket.Number, id string) string {
@@ -48,7 +51,7 @@ func (r *Repo) PutArtifact(ctx context.Context, job string, n ticket.Number, id 
 	if err != nil {
 		return "", Artifact{}, err
 	}
-	a := Artifact{Size: info.Size, SHA256: hex.EncodeToString(sum.Sum(nil))}
+	a := Artifact{Size: info.Size, SHA256: hex.EncodeToString(sum.Sum(nil)), Time: time.Now().UTC().Truncate(time.Second)}
 	b, err := json.Marshal(a)
 	if err != nil {
 		return "", Artifact{}, err
@@ -70,7 +73,8 @@ func (r *Repo) exists(ctx context.Context, job string, n ticket.Number) error {
 }
 
 // GetArtifact reads n bytes of an artefact from offset on; n < 0: to the end.
-// Info is the whole one's. Errors: ErrNoArtifact.
+// They are not compared with the digest, see [Repo.OpenArtifact]. Info is the
+// whole one's. Errors: ErrNoArtifact.
 func (r *Repo) GetArtifact(ctx context.Context, job string, build ticket.Number, id string, offset, n int64) (io.ReadCloser, store.Info, error) {
 	rd, info, err := r.store.Get(ctx, artifactKey(job, build, id), offset, n)
 	if errors.Is(err, store.ErrNotFound) {
@@ -125,6 +129,7 @@ func (r *Repo) Artifacts(ctx context.Context, job string, n ticket.Number) (map[
 			return nil, err
 		}
 		for id, a := range m {
+			a.Step = key
 			all[id] = a
 		}
 	}

@@ -16,7 +16,7 @@
 //	builds/<job>/<n>/state              the record of a finished build
 //	builds/<job>/<n>/log/<step>.<attempt>
 //	builds/<job>/<n>/artifacts/<id>     the bytes
-//	builds/<job>/<n>/artifacts/<id>.json  size, SHA-256
+//	builds/<job>/<n>/artifacts/<id>.json  size, SHA-256, time
 //	builds/<job>/<n>/manifest/<step>    what the step published
 //	layers/sha256/<hex>                 workspace layers
 package repo

@@ -51,6 +51,7 @@ var floor = map[string]int{
 	"lib/tool":                4,
 	"lib/repo":                4,
 	"lib/bundle":              1,
+	"lib/repo/repotest":       6,
 	"lib/gc":                  5,
 	"lib/fsck":                5,
 	"lib/archive":             5,
