@@ -15,7 +15,7 @@ BENCH   = .
 LXC     = $(shell pkg-config --exists lxc 2>/dev/null && command -v cc >/dev/null && echo lxc)
 PROGRAMS = distci-buildctl distci-checkout distci-claim distci-copy distci-exec distci-frontend distci-publish
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
-SHELL_SCRIPTS = $(wildcard examples/*.sh test/*.sh test/*/*.sh) .ci/run
+SHELL_SCRIPTS = $(wildcard examples/*.sh examples/*/*.sh test/*.sh test/*/*.sh) .ci/run
 
 .PHONY: all prepare demo cluster test check bench install clean
 

@@ -64,10 +64,28 @@ func (s system) kernel() (missing []string) {
 	if s.read("/proc/sys/user/max_user_namespaces") == "0" {
 		missing = append(missing, "user namespaces are switched off: sysctl -w user.max_user_namespaces=10000")
 	}
-	if list := s.read("/proc/filesystems"); list != "" && !strings.Contains(list+"\n", "\toverlay\n") {
+	if list := s.read("/proc/filesystems"); list != "" && !strings.Contains(list+"\n", "\toverlay\n") && !s.loadsOverlay() {
 		missing = append(missing, "the kernel has no overlay file system: modprobe overlay (CONFIG_OVERLAY_FS)")
 	}
 	return missing
+}
+
+// loadsOverlay tells whether the kernel loads the overlay file system when it is
+// first used, as it does on a machine that has just started. Root uses it here;
+// from others the list of modules must do, which some units hide.
+func (s system) loadsOverlay() bool {
+	if os.Geteuid() == 0 && s.root == "" {
+		fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return !errors.Is(err, unix.ENODEV)
+	}
+	var version unix.Utsname
+	if err := unix.Uname(&version); err != nil {
+		return false
+	}
+	return strings.Contains(s.read("/lib/modules/"+unix.ByteSliceToString(version.Release[:])+"/modules.dep"), "/overlay.ko")
 }
 
 func haveCapability(c int) bool {

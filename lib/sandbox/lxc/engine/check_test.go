@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // machine writes the files of a machine that has everything, but for changes.
@@ -164,5 +166,19 @@ func TestPrivate(t *testing.T) {
 	}
 	if err := makePrivate(dir); err == nil {
 		t.Error("a link was taken")
+	}
+}
+
+// TestOverlayModule has a machine that has not used the overlay file system
+// yet, as after its start.
+func TestOverlayModule(t *testing.T) {
+	var version unix.Utsname
+	if err := unix.Uname(&version); err != nil {
+		t.Fatal(err)
+	}
+	modules := "/lib/modules/" + unix.ByteSliceToString(version.Release[:]) + "/modules.dep"
+	s := machine(t, map[string]string{"/proc/filesystems": "\text4\n", modules: "kernel/fs/overlayfs/overlay.ko:\n"})
+	if missing := s.kernel(); len(missing) > 0 {
+		t.Errorf("%q", missing)
 	}
 }
