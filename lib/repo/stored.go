@@ -385,3 +385,36 @@ func addNames[T any](names map[string]bool, artifacts map[string]T) {
 		names[DirArtifacts+id+".json"] = true
 	}
 }
+
+// ParseKey takes the key of an object of a build apart.
+func ParseKey(key string) (job string, n ticket.Number, name string, ok bool) {
+	parts := strings.Split(key, "/")
+	if len(parts) < 4 || parts[0] != "builds" {
+		return "", 0, "", false
+	}
+	job, parts = parts[1], parts[2:]
+	if len(job) == 255 && len(parts[0]) < numberDigits { // see pad
+		job, parts = job+parts[0], parts[1:]
+	}
+	number, err := strconv.ParseInt(parts[0], 10, 64)
+	n, name = ticket.Number(number), strings.Join(parts[1:], "/")
+	return job, n, name, err == nil && ValidJob(job) && buildPrefix(job, n)+name == key && name != ""
+}
+
+// ParseJobKey takes the key of a job's configuration apart.
+func ParseJobKey(key string) (job string, ok bool) {
+	rest, ok := strings.CutPrefix(key, "jobs/")
+	job = strings.ReplaceAll(rest, "/", "")
+	return job, ok && ValidJob(job) && jobKey(job) == key
+}
+
+// ParseTagKey takes the key of a tag apart.
+func ParseTagKey(key string) (job, tag string, ok bool) {
+	rest, ok := strings.CutPrefix(key, "tags/")
+	i := strings.LastIndexByte(rest, '/')
+	if !ok || i < 0 {
+		return "", "", false
+	}
+	job, tag = strings.ReplaceAll(rest[:i], "/", ""), rest[i+1:]
+	return job, tag, ValidJob(job) && ValidTag(tag) && tagKey(job, tag) == key
+}
