@@ -353,7 +353,10 @@ func (c *Cluster) launch(name string, more ...string) {
 	kind, id, _ := strings.Cut(name, ".")
 	args := append([]string{"-f", "-c", c.Conf(), "-i", id}, more...)
 	program := "ceph-" + kind
-	if kind == "client" {
+	switch kind {
+	case "mon":
+		args = append(args, "--keyring", c.path("mon.keyring"))
+	case "client":
 		program, args = "radosgw", append([]string{"-f", "-c", c.Conf(), "-n", name}, more...)
 	}
 	cmd := exec.Command(program, args...)

@@ -5,6 +5,7 @@ package rados
 import (
 	"context"
 	"fmt"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -51,7 +52,11 @@ func Open(address string) (store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return open(a)
+	p, err := open(a)
+	if err != nil {
+		return nil, err // not p: a nil of its type is not nil
+	}
+	return p, nil
 }
 
 func open(a Address) (*pool, error) {
@@ -76,6 +81,12 @@ func (p *pool) connect() error {
 		return fault.Errorf(fault.Config, "client %q: %w", a.ID, err)
 	}
 	if a.Conf != "" {
+		// librados does not tell if it cannot read it.
+		if f, err := os.Open(a.Conf); err != nil {
+			return fault.Errorf(fault.Config, "read Ceph's configuration: %w", err)
+		} else {
+			f.Close()
+		}
 		err = p.conn.ReadConfigFile(a.Conf)
 	} else {
 		err = p.conn.ReadDefaultConfigFile()
@@ -106,7 +117,7 @@ func (p *pool) connect() error {
 		case eNoEntry:
 			return fault.Errorf(fault.Config, "no key for client.%s in %s: %w", a.ID, or(a.Keyring, "the keyrings of Ceph's configuration"), err)
 		case eAccess, ePermission:
-			return fault.Errorf(fault.Denied, "the cluster refuses the key of client.%s: %w", a.ID, err)
+			return fault.Errorf(fault.Denied, "the cluster refuses client.%s: its key is wrong, or not in %s: %w", a.ID, or(a.Keyring, "the keyrings of Ceph's configuration"), err)
 		case eTimeout:
 			return fault.Errorf(fault.Temporary, "no answer from Ceph's monitors within %v: %w", a.Connect, err)
 		}
