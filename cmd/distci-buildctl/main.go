@@ -88,7 +88,7 @@ func filter(ctx context.Context, args []string, stdin io.Reader, stdout, stderr 
 	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	var b strings.Builder
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "\n  %-26s %s", c.synopsis, c.summary)
+		fmt.Fprintf(&b, "\n  %-29s  %s", c.synopsis, c.summary)
 	}
 	tool.Describe(fs, "[options] <ticket >ticket\n       "+name+" COMMAND [options]",
 		"Answer a control ticket or, with a command, control builds:\n"+b.String())

@@ -4,19 +4,18 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/distci/distci/lib/bundle"
 	"github.com/distci/distci/lib/fault"
 )
 
@@ -79,32 +78,15 @@ func Copy(ctx context.Context, o CopyOptions, src Source) error {
 
 // choose selects what is to be copied, in the order of where it goes.
 func (o *CopyOptions) choose(ctx context.Context, src Source) ([]download, error) {
-	globs := make([]func(string) bool, len(o.Globs))
-	for i, g := range o.Globs {
-		globs[i] = Fnmatch(g)
-	}
-	all, err := src.List(ctx)
+	list, err := matching(ctx, src, o.Globs)
 	if err != nil {
 		return nil, err
 	}
-	met := make([]bool, len(globs))
 	byPlace := map[string]download{}
-	var names []string
-	for id, a := range all {
+	for _, a := range list {
+		name := strings.Join(a.Path, "/")
 		if err := checkParts(a.Path); err != nil {
 			return nil, fault.Errorf(fault.Denied, "artifact: %s lists %w, which is not one of a file", src, err)
-		}
-		a.ID = id
-		name := strings.Join(a.Path, "/")
-		names = append(names, name)
-		wanted := false
-		for i, match := range globs {
-			if match(name) {
-				met[i], wanted = true, true
-			}
-		}
-		if !wanted {
-			continue
 		}
 		d := download{a, path.Join(o.Target, name)}
 		if o.Flatten {
@@ -116,14 +98,44 @@ func (o *CopyOptions) choose(ctx context.Context, src Source) ([]download, error
 		}
 		byPlace[d.to] = d
 	}
-	if i := slices.Index(met, false); i >= 0 {
-		return nil, fault.Errorf(fault.Unavailable, "artifact: %s has no artefact that matches %q; it has %s", src, o.Globs[i], few(names))
-	}
-	var list []download
+	var chosen []download
 	for _, d := range byPlace {
-		list = append(list, d)
+		chosen = append(chosen, d)
 	}
-	slices.SortFunc(list, func(a, b download) int { return cmp.Compare(a.to, b.to) })
+	slices.SortFunc(chosen, func(a, b download) int { return cmp.Compare(a.to, b.to) })
+	return chosen, nil
+}
+
+// matching lists the artefacts of src, with their ids, that match any of the
+// globs, each of which must match some.
+func matching(ctx context.Context, src Source, globs []string) (list []Artifact, err error) {
+	match := make([]func(string) bool, len(globs))
+	for i, g := range globs {
+		match[i] = Fnmatch(g)
+	}
+	all, err := src.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	met := make([]bool, len(globs))
+	var known []string
+	for id, a := range all {
+		a.ID = id
+		name := strings.Join(a.Path, "/")
+		known = append(known, name)
+		wanted := false
+		for i, match := range match {
+			if match(name) {
+				met[i], wanted = true, true
+			}
+		}
+		if wanted {
+			list = append(list, a)
+		}
+	}
+	if i := slices.Index(met, false); i >= 0 {
+		return nil, fault.Errorf(fault.Unavailable, "artifact: %s has no artefact that matches %q; it has %s", src, globs[i], few(known))
+	}
 	return list, nil
 }
 
@@ -152,25 +164,26 @@ func (o *CopyOptions) copy(ctx context.Context, root *os.Root, src Source, d dow
 		return local(err, "%s: creating its folder", shown(d.to))
 	}
 	for n := 1; ; n++ {
-		wrong := false
 		err := replace(root, d.to, func(w *os.File) error {
 			sum := sha256.New()
 			tee := &writer{ctx: ctx, w: io.MultiWriter(w, sum)}
-			size, mode, err := fetch(ctx, src, d.Artifact, tee)
+			r := &resumer{ctx: ctx, src: src, a: d.Artifact}
+			defer r.Close()
+			size, err := io.Copy(tee, r)
 			if err != nil {
 				return err
 			}
-			if got := hex.EncodeToString(sum.Sum(nil)); size != d.Size || got != d.SHA256 {
-				wrong = true
-				return fault.Errorf(fault.Temporary, "expected %d bytes with SHA-256 %s from %s, found %d with %s",
-					d.Size, d.SHA256, src, size, got)
+			if err := check(src, d.Artifact, size, sum, nil); err != nil {
+				return err
 			}
-			if mode == 0 {
-				mode = tee.mode()
+			mode := r.mode
+			if mode == 0 { // the server does not know
+				mode = bundle.Mode(tee.head)
 			}
 			return w.Chmod(mode)
 		})
-		if err != nil && wrong && n == 1 {
+		var wrong *otherBytes
+		if errors.As(err, &wrong) && n == 1 {
 			o.Log.Warn(shown(d.to) + ": " + err.Error() + "; fetching it again")
 			continue
 		}
@@ -183,40 +196,10 @@ func (o *CopyOptions) copy(ctx context.Context, root *os.Root, src Source, d dow
 	return nil
 }
 
-// resumes is how often a transfer that got no further is taken up again.
-const resumes = 4
-
-// fetch copies an artefact's bytes to w, and takes up a broken transfer where
-// it was. It reads at most one byte more than the artefact should have.
-func fetch(ctx context.Context, src Source, a Artifact, w *writer) (size int64, mode fs.FileMode, err error) {
-	for n := 1; ; n++ {
-		r, m, err := src.Open(ctx, a, size)
-		if err != nil {
-			return size, m, err
-		}
-		k, err := io.Copy(w, io.LimitReader(r, a.Size-size+1))
-		r.Close()
-		size += k
-		if k > 0 {
-			n = 1
-		}
-		if err == nil || w.err != nil || fault.Of(err) != fault.Temporary || n == resumes {
-			return size, m, err
-		}
-		select {
-		case <-ctx.Done():
-			return size, m, ctx.Err()
-		case <-time.After(100 * time.Millisecond << n):
-		}
-	}
-}
-
-// writer knows its own errors from those of the reader, and how the bytes
-// began.
+// writer ends with its context, and knows how the bytes began.
 type writer struct {
 	ctx  context.Context
 	w    io.Writer
-	err  error
 	head []byte
 }
 
@@ -224,18 +207,8 @@ func (w *writer) Write(p []byte) (int, error) {
 	if k := 4 - len(w.head); k > 0 {
 		w.head = append(w.head, p[:min(k, len(p))]...)
 	}
-	if w.err = w.ctx.Err(); w.err != nil {
-		return 0, w.err
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
 	}
-	n, err := w.w.Write(p)
-	w.err = err
-	return n, err
-}
-
-// mode is that of a program if the bytes are one: the server does not know.
-func (w *writer) mode() fs.FileMode {
-	if s := string(w.head); s == "\x7fELF" || strings.HasPrefix(s, "#!") {
-		return 0o755
-	}
-	return 0o644
+	return w.w.Write(p)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/ticket"
@@ -12,10 +13,12 @@ import (
 
 // Artifact is a published file.
 type Artifact struct {
-	ID     string   `json:"artifact_id,omitempty"` // empty in a list, which has it as a key
-	Path   []string `json:"path,omitempty"`        // parts
-	Size   int64    `json:"size"`                  // bytes
-	SHA256 string   `json:"sha256"`                // hexadecimal
+	ID     string    `json:"artifact_id,omitempty"` // empty in a list, which has it as a key
+	Path   []string  `json:"path,omitempty"`        // parts
+	Size   int64     `json:"size"`                  // bytes
+	SHA256 string    `json:"sha256"`                // hexadecimal
+	Time   time.Time `json:"time,omitzero"`         // when it was stored, if that is known
+	Step   string    `json:"step,omitempty"`        // that published it; in a list
 }
 
 // Artifacts lists what a build has published, by id.
