@@ -84,3 +84,33 @@ func BenchmarkRun(b *testing.B) {
 		}
 	}
 }
+
+// TestClosedFolder has distci-init below a folder that only root can pass
+// through, as in a checkout in root's home.
+func TestClosedFolder(t *testing.T) {
+	rootfs.Need(t)
+	o, err := options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := t.TempDir()
+	if err := os.Chmod(closed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(o.Init)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Init = closed + "/distci-init"
+	if err := os.WriteFile(o.Init, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if r, err := s.Run(t.Context(), sandbox.Spec{Args: []string{"/bin/true"}, Dir: "/"}); err != nil || r.Status != 0 {
+		t.Error(r, err)
+	}
+}

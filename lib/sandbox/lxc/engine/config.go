@@ -67,7 +67,7 @@ func (r *run) config() []item {
 
 		tmpfs("/tmp", "rw,nosuid,nodev,mode=1777"+size),
 		tmpfs("/dev/shm", "rw,nosuid,nodev,mode=1777,create=dir"+size),
-		entry(r.req.Init, initPath, "bind,ro,nosuid,nodev,create=file"),
+		entry(r.initFile(), initPath, "bind,ro,nosuid,nodev,create=file"),
 		entry(r.socket(), socketPath, "bind,nosuid,nodev,noexec,create=file"),
 	}
 	for _, m := range r.mounts {

@@ -34,20 +34,25 @@ func (m *mapper) mount(source, target string, uids, gids idRange, attributes uin
 	if err != nil {
 		return err
 	}
+	err = attach(source, target, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | attributes, Userns_fd: uint64(ns.Fd())})
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		return fault.Errorf(fault.Config, "%s: the file system %s cannot be mounted with mapped ids; "+
+			"ext4, xfs, btrfs and tmpfs can, with Linux 5.12 (tmpfs: 6.3) or later", source, fileSystem(source))
+	}
+	return err
+}
+
+// attach makes source visible at target, as mount does, without set-user-id
+// files and devices and with more attributes. Containers need not be able to
+// pass through the folders above source.
+func attach(source, target string, attr unix.MountAttr) error {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return &os.PathError{Op: "open_tree", Path: source, Err: err}
 	}
 	defer unix.Close(fd)
-	attr := unix.MountAttr{
-		Attr_set:  unix.MOUNT_ATTR_IDMAP | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | attributes,
-		Userns_fd: uint64(ns.Fd()),
-	}
+	attr.Attr_set |= unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-			return fault.Errorf(fault.Config, "%s: the file system %s cannot be mounted with mapped ids; "+
-				"ext4, xfs, btrfs and tmpfs can, with Linux 5.12 (tmpfs: 6.3) or later", source, fileSystem(fd))
-		}
 		return &os.PathError{Op: "mount_setattr", Path: source, Err: err}
 	}
 	var st unix.Stat_t
@@ -77,9 +82,9 @@ func makePoint(path string, dir bool) error {
 	return f.Close()
 }
 
-func fileSystem(fd int) string {
+func fileSystem(path string) string {
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil {
+	if err := unix.Statfs(path, &st); err != nil {
 		return "there"
 	}
 	switch uint32(st.Type) {

@@ -26,6 +26,14 @@ func (r *run) lower() string {
 	return r.image
 }
 
+// initFile is PID 1 where containers can reach it.
+func (r *run) initFile() string {
+	if r.root {
+		return filepath.Join(r.dir, "m", "init")
+	}
+	return r.req.Init
+}
+
 // prepareRoot makes the layer that takes the changes to the root file system,
 // and in it what mounts need to be mounted on. The image is not touched.
 func (r *run) prepareRoot() error {
@@ -64,6 +72,9 @@ func (r *run) prepareRoot() error {
 	// when it and the container are, however they ended.
 	if err := unix.Mount("tmpfs", points, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0711,size=1m"); err != nil {
 		return fault.Errorf(fault.Config, "mounting a tmpfs: %w", err)
+	}
+	if err := attach(r.req.Init, r.initFile(), unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return err
 	}
 	whole := idRange{first: 0, host: r.slot.ids, count: rangeSize}
 	return r.mapper.mount(r.image, r.lower(), whole, whole, unix.MOUNT_ATTR_RDONLY)
