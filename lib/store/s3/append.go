@@ -35,16 +35,19 @@ func (s *bucket) append(ctx context.Context, key string, offset int64, p []byte)
 	if err := usable(ctx, key); err != nil {
 		return err
 	}
-	if h := s.remembered(key); h != nil && h.size() == offset && len(p) > 0 {
-		if err := s.extend(ctx, key, h, p); !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknown) {
-			return err
-		}
-	}
 	// What a lost answer means is seen by the bytes: they are there, or they
 	// are not and can be appended on the same condition as before.
 	started := time.Now()
 	var lost error
 	chain := ""
+	if h := s.remembered(key); h != nil && h.size() == offset && len(p) > 0 {
+		err := s.extend(ctx, key, h, p)
+		if errors.Is(err, store.ErrUnknown) {
+			lost, chain = err, h.chain
+		} else if !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
 	for try := 0; ; try++ {
 		h, err := s.readHead(ctx, key)
 		switch {

@@ -138,7 +138,7 @@ func untrusted(err error) bool {
 // plain tells whether the server does not speak TLS although we do.
 func plain(err error) bool {
 	var record tls.RecordHeaderError
-	return errors.As(err, &record)
+	return errors.As(err, &record) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // tries is how often a request is made at most.
