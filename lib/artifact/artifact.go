@@ -128,12 +128,16 @@ func checkParts(parts []string) error {
 	return nil
 }
 
+var errShorter = fault.Errorf(fault.Temporary, "the file became shorter while it was read")
+
 // digester reads so many bytes and computes their digest.
 type digester struct {
 	ctx  context.Context
 	r    io.Reader
 	sum  hash.Hash
 	left int64
+
+	short bool // it could not
 }
 
 func (d *digester) Read(p []byte) (int, error) {
@@ -147,7 +151,7 @@ func (d *digester) Read(p []byte) (int, error) {
 	d.sum.Write(p[:n])
 	d.left -= int64(n)
 	if err == io.EOF && d.left > 0 {
-		err = fault.Errorf(fault.Temporary, "the file became shorter while it was read")
+		err, d.short = errShorter, true
 	}
 	return n, err
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"time"
 
 	"github.com/distci/distci/lib/api/client"
@@ -37,6 +38,11 @@ func (s *Server) Put(ctx context.Context, p []string, _ fs.FileMode, r io.ReadSe
 		if err == nil || fault.Of(err) != fault.Temporary || n == uploads {
 			return a, err
 		}
+		// What is gone does not come back, and a full store stays full for longer
+		// than we wait.
+		if errors.Is(err, errShorter) || client.Status(err) == http.StatusInsufficientStorage {
+			return a, err
+		}
 		select {
 		case <-ctx.Done():
 			return a, ctx.Err()
@@ -51,6 +57,9 @@ func (s *Server) put(ctx context.Context, r io.ReadSeeker, size int64) (Artifact
 	}
 	d := &digester{ctx: ctx, r: r, sum: sha256.New(), left: size}
 	a, err := s.Client.PutArtifact(ctx, s.Job, s.Build, d, size)
+	if err != nil && d.short { // a client need not tell why a request was broken off
+		return a, errShorter
+	}
 	if err != nil {
 		return a, err
 	}
