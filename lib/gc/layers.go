@@ -83,6 +83,9 @@ func (c *collector) layer(ctx context.Context, i store.Info) error {
 		if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
 			return nil // it was just written once more; or removed, the answer being lost
 		}
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			return nil // there was no time left for its removal; the next run
+		}
 		if err != nil {
 			return err
 		}

@@ -293,8 +293,13 @@ func TestCrontab(t *testing.T) {
 			t.Errorf("%s\nended with status %d, and said %s%s (%v)", command, status, p.stderr(), log, err)
 		}
 	}
-	if commands != 2 {
+	if commands != 4 {
 		t.Errorf("%d lines were run", commands)
+	}
+	// Both looked at the cluster that the other lines use, and found it well.
+	text, err := os.ReadFile(l.path("distci-gc.log"))
+	if err != nil || !strings.Contains(string(text), "0 jobs, 0 finished builds stay;") || !strings.Contains(string(text), ": 0 faults") {
+		t.Errorf("gc and fsck said %q (%v)", text, err)
 	}
 	for _, lock := range []string{"distci-claim", "distci-nightly"} {
 		if _, err := os.Stat(l.path(lock)); err != nil {

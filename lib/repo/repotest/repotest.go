@@ -126,7 +126,10 @@ func (x *Worker) Turn(ctx context.Context) (bool, error) {
 	if err != nil || c == nil {
 		return false, err
 	}
-	return true, x.work(ctx, c)
+	if err = x.work(ctx, c); err != nil {
+		_ = c.Release(ctx, err, true) // then it is another's, or it was committed
+	}
+	return true, err
 }
 
 func (x *Worker) work(ctx context.Context, c *queue.Claim) error {
@@ -145,6 +148,7 @@ func (x *Worker) work(ctx context.Context, c *queue.Claim) error {
 		return err
 	}
 	log := x.Repo.NewLog(ctx, t.JobID, t.BuildNumber, t.Step, t.Attempt)
+	defer log.Close() // should the process be crashed by a simulation
 	log.Note("step %s", t.Step)
 	id, _, err := x.Repo.PutArtifact(ctx, t.JobID, t.BuildNumber, "", strings.NewReader("artefact of "+t.ID))
 	if err == nil && x.Stray {
@@ -154,7 +158,7 @@ func (x *Worker) work(ctx context.Context, c *queue.Claim) error {
 	if err == nil {
 		layer, _, err = x.Layers.Save(ctx, x.Trees[x.Pick(len(x.Trees))], nil)
 	}
-	x.Rest()
+	x.Rest() // a layer that nothing refers to yet
 	if e := log.Close(); err == nil {
 		err = e
 	}
