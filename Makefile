@@ -11,8 +11,13 @@ PREFIX  = /usr/local
 GO      = go
 BENCH   = .
 # distci-lxc links liblxc where its development files are, and else says how to
-# get it; no other program has C in it.
+# get it.
 LXC     = $(shell pkg-config --exists lxc 2>/dev/null && command -v cc >/dev/null && echo lxc)
+# Where librados' header is, the programs that open the store are built with it
+# once more, as NAME-ceph: NAME becomes that one if its store is in Ceph. All
+# others, and those in containers, have no C in them.
+CEPH    = $(shell echo '\#include <rados/librados.h>' | cc -E - >/dev/null 2>&1 && echo ceph)
+STORERS = distci-buildctl distci-claim distci-frontend
 PROGRAMS = distci-buildctl distci-checkout distci-claim distci-copy distci-exec distci-frontend distci-publish
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 SHELL_SCRIPTS = $(wildcard examples/*.sh examples/*/*.sh test/*.sh test/*/*.sh) .ci/run
@@ -23,6 +28,7 @@ all:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS:%=./cmd/%)
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/libexec/ ./cmd/distci-init
 	CGO_ENABLED=$(if $(LXC),1,0) $(GO) build -trimpath -tags='$(LXC)' -o bin/ ./cmd/distci-lxc
+	$(if $(CEPH),set -e; for p in $(STORERS); do CGO_ENABLED=1 $(GO) build -trimpath -tags=ceph -o bin/$$p-ceph ./cmd/$$p; done)
 
 demo: all
 	sh examples/demo.sh
@@ -40,10 +46,12 @@ prepare:
 test: prepare
 	$(MAKE) all
 	CGO_ENABLED=0 $(GO) test -count=1 ./...
+	$(if $(CEPH),CGO_ENABLED=1 $(GO) test -count=1 -tags=ceph ./lib/store/rados)
 
 check: prepare
 	@test -z "$$(gofmt -l cmd lib test)" || { gofmt -l cmd lib test; echo 'gofmt: the files above are not formatted'; exit 1; }
 	$(GO) vet ./...
+	$(if $(CEPH),$(GO) vet -tags=ceph ./lib/store/rados ./lib/cluster ./test/bench)
 	$(if $(LXC),$(GO) vet -tags=lxc ./lib/sandbox/... ./cmd/distci-lxc)
 	$(GO) run $(STATICCHECK) ./...
 	@if command -v mandoc >/dev/null; then mandoc -Tlint -Wwarning man/*.[0-9]; else echo 'check: no mandoc, man pages not checked'; fi
@@ -55,6 +63,7 @@ bench: all
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man7 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 755 $(PROGRAMS:%=bin/%) bin/distci-lxc $(DESTDIR)$(PREFIX)/bin
+	$(if $(CEPH),install -m 755 $(STORERS:%=bin/%-ceph) $(DESTDIR)$(PREFIX)/bin)
 	install -d $(DESTDIR)$(PREFIX)/libexec/distci
 	install -m 755 bin/libexec/distci-init $(DESTDIR)$(PREFIX)/libexec/distci
 	for f in man/*.[0-9]; do install -m 644 $$f $(DESTDIR)$(PREFIX)/share/man/man$${f##*.}; done

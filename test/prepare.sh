@@ -13,6 +13,11 @@ if [ ! -f /usr/share/java/zookeeper.jar ] || ! command -v java >/dev/null; then 
 # Containers, for other users than root too; the compiler is for the one program
 # that links liblxc.
 if ! command -v lxc-start >/dev/null || ! pkg-config --exists lxc 2>/dev/null; then missing="$missing lxc lxc-dev pkg-config gcc libc6-dev"; fi
+# A throw-away Ceph, and what links to it; the packages start nothing by themselves.
+if ! { command -v ceph-mon && command -v ceph-osd; } >/dev/null || [ ! -f /usr/include/rados/librados.h ]; then
+	missing="$missing ceph-mon ceph-osd librados-dev gcc libc6-dev"
+fi
+command -v radosgw >/dev/null || missing="$missing radosgw"
 command -v newuidmap >/dev/null || missing="$missing uidmap"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -96,6 +96,11 @@ func openStore(ctx context.Context, url string) (store.Store, error) {
 	case scheme == "dir" && path != "":
 		return dir.Open(path)
 	case scheme == "ceph":
+		if _, err := rados.ParseAddress(url); err == nil && !rados.Available {
+			if err := becomeCeph(); err != nil {
+				return nil, err
+			}
+		}
 		return rados.Open(url)
 	case scheme == "s3":
 		return s3.Open(ctx, url)

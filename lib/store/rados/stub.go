@@ -15,5 +15,5 @@ func Open(address string) (store.Store, error) {
 	if _, err := ParseAddress(address); err != nil {
 		return nil, err
 	}
-	return nil, fault.Errorf(fault.Config, "store %q: this program was built without Ceph; install librados-dev and a C compiler, and build with make", address)
+	return nil, fault.Errorf(fault.Config, "store %q: there is no program with Ceph beside this one: install librados-dev and a C compiler and run make again", address)
 }
