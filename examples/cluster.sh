@@ -112,9 +112,6 @@ PATH=$PWD/bin:$PATH
 export DISTCI_SANDBOX="${DISTCI_SANDBOX:-plain}"
 if [ "$DISTCI_SANDBOX" != plain ]; then
 	distci-lxc check >/dev/null
-	chmod 711 "$tmp" # containers' users pass through it, to distci-init
-	cp -R bin "$tmp/bin"
-	PATH=$tmp/bin:$PATH
 	sh test/rootfs/make.sh "$tmp/root" # this machine's shell and some of its programs
 	export DISTCI_IMAGES="$tmp/images" DISTCI_IMAGE=example
 	distci-lxc image import example "$tmp/root" >/dev/null

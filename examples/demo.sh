@@ -33,9 +33,6 @@ export DISTCI_COORD="local:$tmp/coord.db" DISTCI_STORE="dir:$tmp/store" XDG_CONF
 # to be read, and one cache for what they compile. None of them has a network.
 contain() {
 	distci-lxc check >/dev/null
-	chmod 711 "$tmp" # containers' users pass through it, to distci-init
-	cp -R "$top/bin" "$tmp/bin"
-	PATH=$tmp/bin:$PATH
 	sh test/rootfs/make.sh "$tmp/root" git git-upload-pack
 	goroot=$(go env GOROOT)
 	ln -s "$goroot/bin/go" "$tmp/root/bin/go"
