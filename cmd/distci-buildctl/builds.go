@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -44,13 +45,13 @@ func trigger(e env, fs *pflag.FlagSet) int {
 		return 0
 	}
 	fmt.Fprintf(e.stderr, "%s #%d\n", job, n)
-	return followBuild(e, c, job, n)
+	return followBuild(e, c, job, n, 0)
 }
 
-// followBuild prints a build's log until it is finished; the status is its
-// result.
-func followBuild(e env, c *client.Client, job string, n ticket.Number) int {
-	if err := c.Follow(e.ctx, job, n, e.stdout); err != nil {
+// followBuild prints a build's log until it is finished, with tail > 0 from its
+// last lines on; the status is its result.
+func followBuild(e env, c *client.Client, job string, n ticket.Number, tail int64) int {
+	if err := c.Follow(e.ctx, job, n, tail, e.stdout); err != nil {
 		return e.fail(err)
 	}
 	s, err := c.Build(e.ctx, job, n)
@@ -155,17 +156,52 @@ func show(e env, fs *pflag.FlagSet) int {
 func log(e env, fs *pflag.FlagSet) int {
 	follow := fs.BoolP("follow", "f", false, "go on as the log grows; the status is the build's result")
 	step := fs.String("step", "", "only the log of step `KEY`")
+	lines := fs.String("lines", "", "only the lines `FROM-TO`, which count from 1; FROM- goes to the last")
+	tail := fs.Int64("tail", 0, "only the last `N` lines; with --follow, and what comes")
 	return onBuild(e, fs, func(c *client.Client, job string, n ticket.Number) int {
+		l, err := linesOf(*lines, *tail)
 		switch {
+		case fs.Changed("tail") && *tail < 1:
+			return e.fail(fault.Errorf(fault.Usage, "--tail %d: expected a number of lines from 1 on", *tail))
+		case err != nil:
+			return e.fail(err)
 		case *follow && *step != "":
 			return e.fail(fault.Errorf(fault.Usage, "--follow and --step exclude each other"))
+		case *follow && *lines != "":
+			return e.fail(fault.Errorf(fault.Usage, "--follow and --lines exclude each other"))
 		case *follow:
-			return followBuild(e, c, job, n)
+			return followBuild(e, c, job, n, l.Tail)
+		case l != (client.Lines{}) && *step != "":
+			return e.fail(c.StepLines(e.ctx, job, n, *step, l, e.stdout))
+		case l != (client.Lines{}):
+			return e.fail(c.ConsoleLines(e.ctx, job, n, l, e.stdout))
 		case *step != "":
 			return e.fail(c.StepLog(e.ctx, job, n, *step, 0, e.stdout))
 		}
 		return e.fail(c.Console(e.ctx, job, n, e.stdout))
 	})
+}
+
+// linesOf reads which lines are wanted; the zero value: all.
+func linesOf(lines string, tail int64) (l client.Lines, err error) {
+	if lines == "" {
+		return client.Lines{Tail: tail}, nil
+	}
+	if tail != 0 {
+		return l, fault.Errorf(fault.Usage, "--lines and --tail exclude each other")
+	}
+	from, to, ranged := strings.Cut(lines, "-")
+	l.From, err = strconv.ParseInt(from, 10, 64)
+	if l.To = l.From; ranged {
+		l.To = 0
+	}
+	if to != "" && err == nil {
+		l.To, err = strconv.ParseInt(to, 10, 64)
+	}
+	if err != nil || l.From < 1 || l.To != 0 && l.To < l.From || ranged && to == "0" {
+		return l, fault.Errorf(fault.Usage, "--lines %q: expected FROM-TO, FROM- or one number, from 1 on", lines)
+	}
+	return l, nil
 }
 
 func cancel(e env, fs *pflag.FlagSet) int {

@@ -80,6 +80,8 @@ func (r route) alone() bool {
 	switch r.pattern {
 	case "", "healthz", "schema/job.json", "jobs/{job}/config/schema":
 		return true
+	case "jobs/{job}/builds/{build}/steps/{step}/log", "jobs/{job}/builds/{build}/logs/{log}":
+		return true // if the log is sealed; they look themselves
 	}
 	return false
 }
@@ -115,6 +117,8 @@ var routes = []route{
 	{"GET", "jobs/{job}/builds/{build}/console", (*call).getConsole},
 	{"POST", "jobs/{job}/builds/{build}/console", (*call).appendConsole},
 	{"GET", "jobs/{job}/builds/{build}/steps/{step}/log", (*call).getStepLog},
+	{"GET", "jobs/{job}/builds/{build}/logs", (*call).listLogs},
+	{"GET", "jobs/{job}/builds/{build}/logs/{log}", (*call).getLog},
 
 	{"GET", "jobs/{job}/builds/{build}/workspace", (*call).getWorkspace},
 	{"PUT", "jobs/{job}/builds/{build}/workspace", (*call).putWorkspace},

@@ -23,9 +23,9 @@ type call struct {
 	problem bool // errors are told as RFC 9457 has it; the original's are text
 
 	// The parameters of the path, checked.
-	job, tag, step, artifact, task, name string
-	number                               string // of the build, as the client wrote it
-	build                                ticket.Number
+	job, tag, step, log, artifact, task, name string
+	number                                    string // of the build, as the client wrote it
+	build                                     ticket.Number
 }
 
 var (
@@ -51,6 +51,8 @@ func (c *call) bind(args map[string]string) error {
 			c.number, c.build, ok, want = v, ticket.Number(n), err == nil && buildNumber.MatchString(v), "a number of at most 16 digits"
 		case "step":
 			c.step, ok, want = v, isStep(v), "1 to 128 of A-Z a-z 0-9 _ -"
+		case "log":
+			c.log, ok, want = v, isLog(v), "console, or a step and an attempt, as in the list of logs"
 		case "artifact":
 			c.artifact, ok, want = v, ticket.ValidID(v), "a lower-case UUID"
 		case "task":

@@ -215,8 +215,9 @@ func action(t *ticket.Ticket) string {
 	return p.Action
 }
 
-// finish writes the final record to the store, then removes the live one and
-// triggers what is downstream, in one transaction. It may be repeated.
+// finish seals the logs whose writers have not done so, writes the final record
+// to the store, then removes the live one and triggers what is downstream, in
+// one transaction. It may be repeated.
 func (r *Repo) finish(ctx context.Context, c *queue.Claim, rec *record, down Downstream) error {
 	for key, t := range rec.State.Tasks {
 		artifacts, err := r.manifest(ctx, rec.JobID, rec.Number, key, t)
@@ -224,6 +225,9 @@ func (r *Repo) finish(ctx context.Context, c *queue.Claim, rec *record, down Dow
 			return err
 		}
 		addArtifacts(&rec.State, t, artifacts)
+	}
+	if err := r.sealLogs(ctx, rec.JobID, rec.Number); err != nil {
+		return err
 	}
 	if err := r.putFinished(ctx, rec.JobID, rec.Number, &rec.State); err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/distci/distci/lib/build"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/store"
 	"github.com/distci/distci/lib/ticket"
@@ -18,7 +17,6 @@ const (
 	logDelay = 100 * time.Millisecond // a byte waits at most so long before it is stored
 	logBatch = 64 << 10               // or until there are so many
 	logLimit = 1 << 20                // a writer that is faster than the store waits
-	logPoll  = 100 * time.Millisecond // how often a follower looks
 )
 
 // ErrLogFull: the step has printed more than its log may hold. What it printed
@@ -42,13 +40,15 @@ type Log struct {
 	closed bool
 	err    error // the store's; nothing is taken after it
 	done   chan struct{}
+
+	index *indexer // of what is stored; nil: somebody else has sealed the log
 }
 
 // NewLog begins the log of an attempt. It ends when Close is called; ctx only
 // bounds the store's operations.
 func (r *Repo) NewLog(ctx context.Context, job string, n ticket.Number, step string, attempt int) *Log {
 	// The first batch does not wait: the log is made while the step starts.
-	l := &Log{store: r.store, key: logKey(job, n, step, attempt), ctx: ctx, urgent: true, room: -1, done: make(chan struct{})}
+	l := &Log{store: r.store, key: logKey(job, n, step, attempt), ctx: ctx, urgent: true, room: -1, done: make(chan struct{}), index: newIndexer()}
 	l.cond = sync.NewCond(&l.mu)
 	go l.flush()
 	return l
@@ -141,7 +141,10 @@ func (l *Log) flush() {
 		l.buf = spare[:0]
 		l.cond.Broadcast()
 		l.mu.Unlock()
-		err := l.append(batch)
+		err := l.append(l.key, l.offset, batch)
+		if err == nil {
+			l.mark(batch)
+		}
 		l.mu.Lock()
 		spare = batch
 		if err != nil {
@@ -153,10 +156,39 @@ func (l *Log) flush() {
 	}
 }
 
+// mark takes a batch that is stored into the index. A store that fails does so
+// for the log, too, and there it counts; of the index only time is lost.
+func (l *Log) mark(batch []byte) {
+	if l.index == nil {
+		return
+	}
+	x := l.index
+	_, _ = x.Write(batch) // it has no errors
+	if int64(len(x.pending))*logStride < indexLag*8 {
+		return
+	}
+	err := l.store.Append(l.ctx, indexKey(l.key), x.stored, x.pending)
+	if errors.Is(err, store.ErrConflict) {
+		l.index = nil
+	}
+	if err == nil {
+		x.stored += int64(len(x.pending))
+		x.pending = x.pending[:0]
+	}
+}
+
+// seal says in the index that the log is complete. Followers and readers need
+// not ask anybody then; if it fails, whoever ends the build does it.
+func (l *Log) seal() {
+	if x := l.index; x != nil {
+		_ = l.append(indexKey(l.key), x.stored, x.seal().append(x.pending))
+	}
+}
+
 // append stores a batch, trying again while the store says that it may help.
-func (l *Log) append(batch []byte) (err error) {
+func (l *Log) append(key string, offset int64, batch []byte) (err error) {
 	for i := range 6 {
-		if err = l.store.Append(l.ctx, l.key, l.offset, batch); err == nil {
+		if err = l.store.Append(l.ctx, key, offset, batch); err == nil {
 			return nil
 		}
 		if errors.Is(err, store.ErrFull) || errors.Is(err, store.ErrConflict) || l.ctx.Err() != nil {
@@ -170,8 +202,8 @@ func (l *Log) append(batch []byte) (err error) {
 	return fault.Errorf(fault.Temporary, "storing the log: %w", err)
 }
 
-// Close stores the rest and makes all of it safe. It returns the first error
-// of the store, of whichever write.
+// Close stores the rest, makes all of it safe and seals the log. It returns the
+// first error of the store, of whichever write.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	l.closed = true
@@ -181,151 +213,11 @@ func (l *Log) Close() error {
 	if l.err != nil || l.offset == 0 {
 		return l.err
 	}
-	return fault.Wrap(fault.Temporary, l.store.Sync(l.ctx, l.key))
-}
-
-// AppendConsole appends to a build's log what a worker without a log of its
-// own sends: to the log of the step that it has leased, so that it stands in its
-// place. The log of a step that distci-claim runs is that one's alone; what is
-// sent beside it comes at the end. Errors: ErrNoBuild.
-func (r *Repo) AppendConsole(ctx context.Context, job string, n ticket.Number, p []byte) error {
-	b, err := r.Build(ctx, job, n)
-	if err != nil {
-		return err
+	if err := l.store.Sync(l.ctx, l.key); err != nil {
+		return fault.Wrap(fault.Temporary, err)
 	}
-	leased, err := r.leased(ctx, b)
-	if err != nil {
-		return err
-	}
-	key := buildPrefix(job, n) + "log/console"
-	if len(leased) > 0 {
-		t := leased[0].Ticket
-		key = logKey(job, n, t.Step, t.Attempt)
-	}
-	for {
-		info, err := r.store.Stat(ctx, key)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-		err = r.store.Append(ctx, key, info.Size, p)
-		if errors.Is(err, store.ErrConflict) {
-			continue // another frontend was faster
-		}
-		if err != nil {
-			return err
-		}
-		return r.store.Sync(ctx, key)
-	}
-}
-
-// Console writes a build's log so far to w: the attempts of its steps, one
-// after the other. Errors: ErrNoBuild.
-func (r *Repo) Console(ctx context.Context, job string, n ticket.Number, w io.Writer) error {
-	if err := r.exists(ctx, job, n); err != nil {
-		return err
-	}
-	keys, err := r.logKeys(ctx, job, n)
-	if err != nil {
-		return err
-	}
-	for _, key := range keys {
-		if _, err := r.copyLog(ctx, w, key, 0); err != nil {
-			return err
-		}
-	}
+	l.seal()
 	return nil
-}
-
-// Follow writes a build's log to w as it comes, until the build is finished.
-// Errors: ErrNoBuild.
-func (r *Repo) Follow(ctx context.Context, job string, n ticket.Number, w io.Writer) error {
-	read := map[string]int64{} // bytes of each log that were written
-	for {
-		// The state first: what it says is complete has its whole log in the store.
-		b, err := r.Build(ctx, job, n)
-		if err != nil {
-			return err
-		}
-		keys, err := r.logKeys(ctx, job, n)
-		if err != nil {
-			return err
-		}
-		for _, key := range keys {
-			k, err := r.copyLog(ctx, w, key, read[key])
-			read[key] += k
-			if err != nil {
-				return err
-			}
-			if r.growing(b, job, n, key) {
-				break // those behind it wait, so that lines do not mix
-			}
-		}
-		if b.State.Status == build.Complete {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(logPoll):
-		}
-	}
-}
-
-// growing tells whether more is to come to a log.
-func (r *Repo) growing(b *build.Build, job string, n ticket.Number, key string) bool {
-	for step, t := range b.State.Tasks {
-		if t.Status == ticket.Running && key == logKey(job, n, step, t.Attempt) {
-			return true
-		}
-	}
-	return false
-}
-
-// StepLog writes the log of one attempt (0: the last) at a step to w.
-func (r *Repo) StepLog(ctx context.Context, job string, n ticket.Number, step string, attempt int, w io.Writer) error {
-	b, err := r.Build(ctx, job, n)
-	if err != nil {
-		return err
-	}
-	t := b.State.Tasks[step]
-	if t == nil {
-		return fault.Errorf(fault.Unavailable, "no such step: %q", step)
-	}
-	if attempt == 0 {
-		attempt = t.Attempt
-	}
-	_, err = r.copyLog(ctx, w, logKey(job, n, step, attempt), 0)
-	return err
-}
-
-func (r *Repo) logKeys(ctx context.Context, job string, n ticket.Number) ([]string, error) {
-	var keys []string
-	for after := ""; ; {
-		infos, err := r.store.List(ctx, buildPrefix(job, n)+"log/", after, 1000)
-		if err != nil {
-			return nil, err
-		}
-		for _, i := range infos {
-			keys = append(keys, i.Key)
-			after = i.Key
-		}
-		if len(infos) < 1000 {
-			return keys, nil
-		}
-	}
-}
-
-// copyLog writes an object from offset on to w.
-func (r *Repo) copyLog(ctx context.Context, w io.Writer, key string, offset int64) (int64, error) {
-	rd, _, err := r.store.Get(ctx, key, offset, -1)
-	if errors.Is(err, store.ErrNotFound) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer rd.Close()
-	return io.Copy(w, rd)
 }
 
 // Note appends a line of the program's own to a log, to which no limit applies.

@@ -15,6 +15,7 @@
 //	tags/<job>/<tag>                    the number of a build
 //	builds/<job>/<n>/state              the record of a finished build
 //	builds/<job>/<n>/log/<step>.<attempt>
+//	builds/<job>/<n>/log/<step>.<attempt>.index  see logindex.go
 //	builds/<job>/<n>/artifacts/<id>     the bytes
 //	builds/<job>/<n>/artifacts/<id>.json  size, SHA-256, time
 //	builds/<job>/<n>/manifest/<step>    what the step published
@@ -50,6 +51,8 @@ type Repo struct {
 	queue  *queue.Queue
 	store  store.Store
 	parsed parsed
+	tails  tails
+	feeds  feeds
 }
 
 const (

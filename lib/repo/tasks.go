@@ -230,6 +230,9 @@ func (r *Repo) complete(ctx context.Context, c *queue.Claim, t *ticket.Ticket) e
 	if fault.Of(err) == fault.Unavailable { // it names artefacts that are not there
 		return fault.Errorf(fault.BadTicket, "ticket: %w", err)
 	}
+	if err == nil && t.JobID != "" && t.Step != "" {
+		_ = r.SealLog(ctx, t.JobID, t.BuildNumber, t.Step, t.Attempt) // else the build's end does it
+	}
 	return err
 }
 

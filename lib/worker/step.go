@@ -72,6 +72,8 @@ func kindOr(k, other fault.Kind) fault.Kind {
 // attempt is one run of the tool.
 func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string) (*queue.Claim, error) {
 	t := c.Ticket.Clone()
+	coming := s.prefetch(ctx, t)
+	defer coming.Close()
 	var ctl *repo.Control
 	console := io.Writer(os.Stderr)
 	var log *repo.Log
@@ -96,6 +98,11 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 			}
 		}
 		log = s.Repo.NewLog(context.WithoutCancel(ctx), t.JobID, t.BuildNumber, t.Step, t.Attempt)
+		if t.Attempt > 1 {
+			if err := s.Repo.SealLog(ctx, t.JobID, t.BuildNumber, t.Step, t.Attempt-1); err != nil {
+				s.Log.Warn(fmt.Sprintf("ticket %s: the log of the attempt before stays unsealed until the build ends: %v", t.ID, err))
+			}
+		}
 		s.announce(log, t)
 		if s.LogLimit > 0 {
 			log.Limit(s.LogLimit)
@@ -103,7 +110,7 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 		console = log
 	}
 	run, end := s.guard(ctx, c, log)
-	out, err := s.runTool(run, t, console)
+	out, err := s.runTool(run, t, coming, console)
 	reason := context.Cause(run)
 	if reason != nil && ctx.Err() != nil {
 		reason = errStopped
@@ -187,9 +194,9 @@ func (s *slot) announce(log *repo.Log, t *ticket.Ticket) {
 // runTool restores the workspace and runs the tool on t. The error is for what
 // may be tried again; everything else is a result in the ticket that it
 // returns, which is never nil.
-func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, console io.Writer) (*ticket.Ticket, error) {
+func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, coming *workspace.Prefetch, console io.Writer) (*ticket.Ticket, error) {
 	out := t.Clone()
-	if err := s.restore(ctx, t); err != nil {
+	if err := s.restore(ctx, t, coming); err != nil {
 		if !fault.Of(err).Retry() && fault.Of(err) != fault.Internal {
 			out.Finish(err)
 			return out, nil
@@ -232,13 +239,30 @@ func empty(tmp string) {
 	}
 }
 
+// buildOf names the build that a ticket belongs to.
+func buildOf(t *ticket.Ticket) string { return fmt.Sprintf("%s:%d", t.JobID, t.BuildNumber) }
+
+// here tells whether the workspace already is what the ticket says.
+func (s *slot) here(t *ticket.Ticket) bool {
+	return s.index != nil && t.JobID != "" && s.build == buildOf(t) && slices.Equal(s.layers, t.Workspace)
+}
+
+// prefetch begins to bring the layers of the ticket's workspace here, while the
+// step is still being prepared. It does so for nothing but what is claimed: the
+// step that comes next may go elsewhere.
+func (s *slot) prefetch(ctx context.Context, t *ticket.Ticket) *workspace.Prefetch {
+	if t.Type == controlType || s.here(t) {
+		return s.Layers.Prefetch(ctx, nil)
+	}
+	return s.Layers.Prefetch(ctx, t.Workspace)
+}
+
 // restore makes the workspace what the ticket says, unless it already is.
-func (s *slot) restore(ctx context.Context, t *ticket.Ticket) error {
-	build := fmt.Sprintf("%s:%d", t.JobID, t.BuildNumber)
+func (s *slot) restore(ctx context.Context, t *ticket.Ticket, coming *workspace.Prefetch) error {
 	if t.Type == controlType {
 		return os.MkdirAll(s.workspace(), 0o700)
 	}
-	if s.index != nil && t.JobID != "" && s.build == build && slices.Equal(s.layers, t.Workspace) {
+	if s.here(t) {
 		return nil
 	}
 	s.forget()
@@ -248,11 +272,11 @@ func (s *slot) restore(ctx context.Context, t *ticket.Ticket) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
-	index, err := s.Layers.Restore(ctx, s.workspace(), t.Workspace)
+	index, err := coming.Restore(ctx, s.workspace())
 	if err != nil {
 		return err
 	}
-	s.build, s.layers, s.index = build, slices.Clone(t.Workspace), index
+	s.build, s.layers, s.index = buildOf(t), slices.Clone(t.Workspace), index
 	return nil
 }
 

@@ -225,7 +225,7 @@ func follow(b *bench) error {
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		err := c.Follow(context.Background(), "clock", n, w)
+		err := c.Follow(context.Background(), "clock", n, 0, w)
 		w.CloseWithError(err)
 		done <- err
 	}()

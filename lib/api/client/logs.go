@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"strconv"
 
-	"github.com/distci/distci/lib/build"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/ticket"
 )
@@ -29,31 +28,78 @@ func (c *Client) StepLog(ctx context.Context, job string, n ticket.Number, step 
 	return err
 }
 
-// Follow writes a build's log to w as it comes, until the build is finished or
-// ctx is done. When the connection breaks it goes on where it was, for as long
-// as the server comes back within a few attempts.
-func (c *Client) Follow(ctx context.Context, job string, n ticket.Number, w io.Writer) error {
-	q := &request{method: http.MethodGet, path: buildPath(job, n, "console")}
-	for done := int64(0); ; {
-		// The log ends also because a server goes down or does not know how to
-		// follow. It is whole if the build had ended before it was read.
-		state, err := c.Build(ctx, job, n)
-		if err != nil {
-			return err
-		}
-		ended := state.Status == build.Complete
-		q.query, q.slow = nil, !ended
-		if !ended {
-			q.query = url.Values{"follow": {"1"}}
-		}
-		before := done
-		if done, err = c.stream(ctx, q, w, done); err != nil || ended {
-			return err
-		}
-		if done == before && pause(ctx, tries, nil) != nil {
-			return c.network(ctx, q, ctx.Err())
-		}
+// LogInfo describes one of a build's logs.
+type LogInfo struct {
+	Name    string // for Log
+	Step    string // key in the build's record; "": of none
+	Attempt int
+	Size    int64 // bytes so far
+	Live    bool  // more may come
+}
+
+// LogList is the logs of a build, in the order in which they are shown.
+type LogList struct {
+	Complete bool      // the build is, and so are its logs
+	Tag      string    // of this list; for Logs
+	Logs     []LogInfo // as they are
+}
+
+// Logs lists a build's logs. If seen is the tag of the list as it is, the
+// server waits a while for another one.
+func (c *Client) Logs(ctx context.Context, job string, n ticket.Number, seen string) (*LogList, error) {
+	q := &request{method: http.MethodGet, path: buildPath(job, n, "logs"), query: url.Values{}}
+	if seen != "" {
+		q.query = url.Values{"seen": {seen}}
 	}
+	l := &LogList{}
+	return l, c.json(ctx, q, l)
+}
+
+// Lines are those lines of a log that are wanted. The zero value: all.
+type Lines struct {
+	From, To int64 // from 1 on; To 0: the last
+	Tail     int64 // so many last ones, if From is 0
+}
+
+func (l Lines) query(q url.Values) {
+	switch {
+	case l.From > 0 && l.To > 0:
+		q.Set("lines", fmt.Sprintf("%d-%d", l.From, l.To))
+	case l.From > 0:
+		q.Set("lines", fmt.Sprintf("%d-", l.From))
+	case l.Tail > 0:
+		q.Set("tail", strconv.FormatInt(l.Tail, 10))
+	}
+}
+
+// ConsoleLines writes lines of a build's log so far to w.
+func (c *Client) ConsoleLines(ctx context.Context, job string, n ticket.Number, l Lines, w io.Writer) error {
+	return c.lines(ctx, &request{method: http.MethodGet, path: buildPath(job, n, "console")}, l, w)
+}
+
+// StepLines writes lines of the log of the last attempt at a step to w.
+func (c *Client) StepLines(ctx context.Context, job string, n ticket.Number, step string, l Lines, w io.Writer) error {
+	return c.lines(ctx, &request{method: http.MethodGet, path: buildPath(job, n, "steps", step, "log")}, l, w)
+}
+
+// lines asks for lines. Where the last ones are is not asked twice: the log may
+// have grown.
+func (c *Client) lines(ctx context.Context, q *request, l Lines, w io.Writer) error {
+	q.query = url.Values{}
+	l.query(q.query)
+	resp, err := c.open(ctx, q)
+	if err != nil {
+		return err
+	}
+	_, readErr, writeErr := copyFrom(w, resp.Body, 0)
+	resp.Body.Close()
+	if writeErr != nil {
+		return fault.Wrap(fault.Temporary, fmt.Errorf("client: %s: writing: %w", q, writeErr))
+	}
+	if readErr != nil {
+		return c.network(ctx, q, readErr)
+	}
+	return nil
 }
 
 // stream writes the reply's body to w but for the first skip bytes, and

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -13,12 +14,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/distci/distci/lib/fault"
 )
-
-var zeroTime time.Time
 
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 
@@ -26,34 +24,36 @@ func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 // says.
 type console struct {
 	log    string
-	script []string // per request of the log: "cut N", "end N", "all"
-	ended  int      // the build is complete from this request for its state on
+	script []string // per request of the log: "cut N", "end N", "all", "down"
+	ended  int      // the build is complete from this request for its logs on
+	deaf   bool     // it does not know how to begin somewhere
 
-	logs, states atomic.Int64
+	logs, lists atomic.Int64
 }
 
 func (s *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if strings.HasSuffix(r.URL.Path, "/state") {
-		status := "running"
-		if int(s.states.Add(1)) >= s.ended {
-			status = "complete"
-		}
-		io.WriteString(w, `{"state": {"status": "`+status+`"}}`)
+	if strings.HasSuffix(r.URL.Path, "/logs") {
+		complete := int(s.lists.Add(1)) >= s.ended
+		fmt.Fprintf(w, `{"complete": %v, "tag": "x", "logs": [{"name": "0000.01", "live": %v, "size": %d}]}`, complete, !complete, len(s.log))
 		return
+	}
+	offset, _ := strconv.Atoi(r.URL.Query().Get("offset"))
+	if !s.deaf {
+		w.Header().Set("Log-Offset", strconv.Itoa(offset))
 	}
 	do, arg, _ := strings.Cut(s.script[min(int(s.logs.Add(1)), len(s.script))-1], " ")
 	n, _ := strconv.Atoi(arg)
 	switch do {
+	case "down":
+		http.Error(w, "not now", http.StatusServiceUnavailable)
 	case "cut":
-		io.WriteString(w, s.log[:n])
+		io.WriteString(w, s.log[min(offset, n):n])
 		http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	case "end":
-		io.WriteString(w, s.log[:n])
-	case "ranges":
-		http.ServeContent(w, r, "", zeroTime, strings.NewReader(s.log))
+		io.WriteString(w, s.log[min(offset, n):n])
 	default:
-		io.WriteString(w, s.log)
+		io.WriteString(w, s.log[offset:])
 	}
 }
 
@@ -68,11 +68,12 @@ func TestFollow(t *testing.T) {
 		{"whole", &console{script: []string{"all"}, ended: 1}, text, fault.None},
 		{"cut", &console{script: []string{"cut 3", "cut 6", "cut 6", "all"}, ended: 2}, text, fault.None},
 		{"a server goes down, another one goes on", &console{script: []string{"end 5", "all"}, ended: 3}, text, fault.None},
-		{"a server that cannot follow", &console{script: []string{"end 0", "end 4", "end 4", "end 9", "all"}, ended: 5}, text, fault.None},
-		{"the end came after the log was read", &console{script: []string{"end 4", "ranges"}, ended: 2}, text, fault.None},
-		{"nothing new at the end", &console{script: []string{"all", "ranges"}, ended: 2}, text, fault.None},
+		{"nobody is there for a moment", &console{script: []string{"cut 5", "down", "down", "all"}, ended: 3}, text, fault.None},
+		{"cut between bytes that were there before", &console{script: []string{"cut 0", "end 4", "cut 4", "end 9", "all"}, ended: 5}, text, fault.None},
+		{"the end came after the log was read", &console{script: []string{"end 4", "all"}, ended: 2}, text, fault.None},
+		{"nothing new at the end", &console{script: []string{"all"}, ended: 2}, text, fault.None},
 		{"cut for ever", &console{script: []string{"cut 5"}, ended: 2}, text[:5], fault.Temporary},
-		{"a log that lost its beginning", &console{script: []string{"cut 5", "end 2"}, ended: 2}, text[:5], fault.Temporary},
+		{"a server that does not say where it begins", &console{script: []string{"all"}, ended: 1, deaf: true}, "", fault.Config},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -80,7 +81,7 @@ func TestFollow(t *testing.T) {
 				s.log = text
 				c := Over(s)
 				var out bytes.Buffer
-				err := c.Follow(t.Context(), "j", 1, &out)
+				err := c.Follow(t.Context(), "j", 1, 0, &out)
 				c.Close()
 				if out.String() != tt.want || fault.Of(err) != tt.kind {
 					t.Errorf("%q, %v", out.String(), err)
@@ -102,7 +103,7 @@ func TestFollowOverTCP(t *testing.T) {
 	}
 	defer c.Close()
 	var out bytes.Buffer
-	if err := c.Follow(t.Context(), "j", 1, &out); err != nil || out.String() != s.log {
+	if err := c.Follow(t.Context(), "j", 1, 0, &out); err != nil || out.String() != s.log {
 		t.Errorf("%d bytes, %v", out.Len(), err)
 	}
 }
@@ -112,10 +113,11 @@ func TestFollowOverTCP(t *testing.T) {
 func TestFollowLive(t *testing.T) {
 	step, gone := make(chan struct{}), make(chan struct{}, 1)
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasSuffix(r.URL.Path, "/state") {
-			io.WriteString(w, `{"state": {"status": "running"}}`)
+		if strings.HasSuffix(r.URL.Path, "/logs") {
+			io.WriteString(w, `{"logs": [{"name": "0000.01", "live": true}]}`)
 			return
 		}
+		w.Header().Set("Log-Offset", "0")
 		io.WriteString(w, "now\n")
 		w.(http.Flusher).Flush()
 		close(step)
@@ -127,7 +129,7 @@ func TestFollowLive(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		r, w := io.Pipe()
 		done := make(chan error)
-		go func() { done <- c.Follow(ctx, "j", 1, w) }()
+		go func() { done <- c.Follow(ctx, "j", 1, 0, w) }()
 		b := make([]byte, 4)
 		if _, err := io.ReadFull(r, b); err != nil || string(b) != "now\n" {
 			t.Fatal(string(b), err)
@@ -151,6 +153,9 @@ func TestWriterFails(t *testing.T) {
 	c := Over(s)
 	defer c.Close()
 	if err := c.Console(t.Context(), "j", 1, failingWriter{full}); !errors.Is(err, full) || s.logs.Load() != 1 {
+		t.Error(err, s.logs.Load())
+	}
+	if err := c.Follow(t.Context(), "j", 1, 0, failingWriter{full}); !errors.Is(err, full) || s.logs.Load() != 2 {
 		t.Error(err, s.logs.Load())
 	}
 }

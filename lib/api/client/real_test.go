@@ -105,7 +105,7 @@ func realServer(t *testing.T, c *client.Client, job string) {
 	var out bytes.Buffer
 	must(c.Console(ctx, job, n, &out))
 	follower := make(chan error)
-	go func() { follower <- c.Follow(ctx, job, n, io.Discard) }()
+	go func() { follower <- c.Follow(ctx, job, n, 0, io.Discard) }()
 	must(c.DeleteBuild(ctx, job, n))
 	if err := <-follower; err != nil && fault.Of(err) != fault.Unavailable {
 		t.Error(err)

@@ -39,8 +39,9 @@ const (
 
 // folder is a store in a folder.
 type folder struct {
-	root   *os.Root
-	shards [shards]shard
+	root    *os.Root
+	shards  [shards]shard
+	watcher watcher
 
 	mu      sync.Mutex
 	durable map[string]struct{} // folders whose own entry is known to be safe on disk
@@ -183,6 +184,7 @@ func makeFolder(path string) error {
 
 // Close implements [store.Store]. It waits for changes that are under way.
 func (s *folder) Close() error {
+	s.watcher.close()
 	for i := range s.shards {
 		s.shards[i].close()
 	}
