@@ -34,10 +34,12 @@ const (
 //
 // A layer is the file named by the hex digits of its digest. It is written
 // under another name and renamed, so a process that is killed leaves only a
-// temporary, which a later one removes.
+// temporary, which a later one removes. What is being written counts, too; what
+// somebody reads may be removed, which does not disturb the reader.
 type Cache struct {
 	dir   string
 	bound int64
+	stuck time.Duration // see fillStuck
 }
 
 // OpenCache uses the folder dir, made if there is none, for up to bound bytes.
@@ -45,7 +47,7 @@ func OpenCache(dir string, bound int64) (*Cache, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fault.Errorf(fault.Config, "workspace: cache: %w", err)
 	}
-	return &Cache{dir: dir, bound: bound}, nil
+	return &Cache{dir: dir, bound: bound, stuck: fillStuck}, nil
 }
 
 // hexOf returns the digits of a digest, which make a safe name.
@@ -68,16 +70,19 @@ func (c *Cache) open(ctx context.Context, digest string, fetch func(context.Cont
 	if f != nil || err != nil {
 		return f, err
 	}
+	f, t, err := c.fill(ctx, name)
+	if t == nil {
+		return f, err
+	}
+	defer t.discard()
+	if err != nil {
+		return nil, err
+	}
 	r, err := fetch(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	t, err := c.temp()
-	if err != nil {
-		return nil, err
-	}
-	defer t.discard()
 	h := sha256.New()
 	n, err := io.Copy(io.MultiWriter(t.f, h), &cancelReader{ctx, r})
 	if err != nil {
@@ -209,7 +214,9 @@ func (c *Cache) evict() error {
 			continue // gone
 		}
 		if strings.HasPrefix(e.Name(), tempPrefix) {
-			c.sweep(info)
+			if !c.sweep(info) && info.Mode().IsRegular() {
+				total += info.Size()
+			}
 		} else if _, err := hexOf(digestPrefix + e.Name()); err == nil {
 			layers = append(layers, info)
 			total += info.Size()
@@ -230,19 +237,17 @@ func (c *Cache) evict() error {
 
 // sweep removes a temporary if its process is gone. It is a courtesy: what
 // fails now is left to the next one.
-func (c *Cache) sweep(info fs.FileInfo) {
+func (c *Cache) sweep(info fs.FileInfo) (removed bool) {
 	if time.Since(info.ModTime()) < stale {
-		return
+		return false
 	}
 	path := filepath.Join(c.dir, info.Name())
 	f, err := os.Open(path)
 	if err != nil {
-		return
+		return false
 	}
 	defer f.Close()
-	if flock(f, unix.LOCK_EX|unix.LOCK_NB) == nil {
-		_ = Remove(path)
-	}
+	return flock(f, unix.LOCK_EX|unix.LOCK_NB) == nil && isAt(f, path) && Remove(path) == nil
 }
 
 func flock(f *os.File, how int) error {

@@ -3,13 +3,11 @@ package workspace
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/distci/distci/lib/fault"
@@ -142,27 +140,22 @@ func (l *Layers) open(ctx context.Context, digest string) (*os.File, error) {
 
 // openAll returns several layers, which are fetched at the same time.
 func (l *Layers) openAll(ctx context.Context, digests []string) (files []*os.File, err error) {
-	files = make([]*os.File, len(digests))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(4)
-	for i, digest := range digests {
-		group.Go(func() (err error) {
-			files[i], err = l.open(ctx, digest)
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		closeAll(files)
-		return nil, err
+	p := l.Prefetch(ctx, digests)
+	defer p.Close()
+	for i := range digests {
+		f, err := p.take(ctx, i)
+		if err != nil {
+			closeAll(files)
+			return nil, err
+		}
+		files = append(files, f)
 	}
 	return files, nil
 }
 
 func closeAll(files []*os.File) {
 	for _, f := range files {
-		if f != nil {
-			f.Close()
-		}
+		f.Close()
 	}
 }
 
@@ -170,25 +163,9 @@ func closeAll(files []*os.File) {
 // their order, and returns its index. After an error dir is to be removed; see
 // [Remove].
 func (l *Layers) Restore(ctx context.Context, dir string, digests []string) (*Index, error) {
-	x, err := l.restore(ctx, dir, digests)
-	return x, failed("restore", err)
-}
-
-func (l *Layers) restore(ctx context.Context, dir string, digests []string) (*Index, error) {
-	if err := makeEmpty(dir); err != nil {
-		return nil, err
-	}
-	files, err := l.openAll(ctx, digests)
-	if err != nil {
-		return nil, err
-	}
-	defer closeAll(files)
-	for i, f := range files {
-		if err := apply(ctx, dir, f, l.limits, true); err != nil {
-			return nil, fmt.Errorf("layer %d (%s): %w", i+1, digests[i], err)
-		}
-	}
-	return scan(ctx, dir)
+	p := l.Prefetch(ctx, digests)
+	defer p.Close()
+	return p.Restore(ctx, dir)
 }
 
 // makeEmpty makes dir, or makes sure that nothing is in it.
