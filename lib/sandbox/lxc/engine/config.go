@@ -84,6 +84,7 @@ func (r *run) config() []item {
 			items = append(items, entry("/dev/null", path, "bind,ro,optional"))
 		}
 	}
+	items = append(items, system{}.apparmor()...)
 	items = append(items, r.idmap()...)
 	items = append(items, limitConfig(r.spec.Limits, versions(r.cgroups))...)
 	return append(items, r.network...)
