@@ -29,6 +29,7 @@ type lab struct {
 	testing.TB
 	repo *repo.Repo
 	url  string
+	dir  string
 	log  *syncBuffer
 	done chan struct{} // closed: the frontend is to end
 }
@@ -46,7 +47,7 @@ func newLab(t testing.TB) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{TB: t, repo: cl.Repo, log: log, done: make(chan struct{})}
+	l := &lab{TB: t, repo: cl.Repo, dir: dir, log: log, done: make(chan struct{})}
 	srv := httptest.NewServer(api.New(cl.Repo, api.Options{
 		Layers: workspace.NewLayers(cl.Store, cache, workspace.Limits{}), MaxUpload: 1 << 20, Temp: dir, Done: l.done,
 		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),

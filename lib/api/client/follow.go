@@ -48,7 +48,9 @@ func (c *Client) Follow(ctx context.Context, job string, n ticket.Number, tail i
 		if seen = l.Tag; err == nil {
 			continue // the server waits, if there is nothing to be had
 		}
-		seen = ""
+		if seen = ""; news { // a server that is there, or another one
+			continue
+		}
 		if pause(ctx, max(1, failed), err) != nil {
 			return fmt.Errorf("client: following %s #%d: %w", job, n, ctx.Err())
 		}

@@ -82,6 +82,18 @@ func (c *Client) StepLines(ctx context.Context, job string, n ticket.Number, ste
 	return c.lines(ctx, &request{method: http.MethodGet, path: buildPath(job, n, "steps", step, "log")}, l, w)
 }
 
+// LogRange writes n bytes of a log from offset on to w, or what there is of
+// them.
+func (c *Client) LogRange(ctx context.Context, job string, b ticket.Number, name string, offset, n int64, w io.Writer) error {
+	q := &request{method: http.MethodGet, path: buildPath(job, b, "logs", name),
+		header: map[string]string{"Range": fmt.Sprintf("bytes=%d-%d", offset, offset+n-1)}}
+	err := c.lines(ctx, q, Lines{}, w)
+	if Status(err) == http.StatusRequestedRangeNotSatisfiable {
+		return nil
+	}
+	return err
+}
+
 // lines asks for lines. Where the last ones are is not asked twice: the log may
 // have grown.
 func (c *Client) lines(ctx context.Context, q *request, l Lines, w io.Writer) error {
