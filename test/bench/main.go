@@ -45,6 +45,7 @@ func main() {
 		{"trigger", triggers},
 		{"console", console},
 		{"follow", follow},
+		{"logs", logs},
 		{"handover", handover},
 		{"checkout", checkout},
 		{"idle", idle},
