@@ -327,6 +327,11 @@ func (c *Cluster) Ceph(args ...string) string {
 	return out
 }
 
+// Rados runs Ceph's command for objects, and returns what it prints.
+func (c *Cluster) Rados(args ...string) (string, error) {
+	return c.command(10*time.Minute, "rados", args...)
+}
+
 func (c *Cluster) ceph(limit time.Duration, args ...string) (string, error) {
 	return c.command(limit, "ceph", args...)
 }

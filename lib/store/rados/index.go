@@ -79,7 +79,7 @@ func (p *pool) readRoot(ctx context.Context) error {
 	for after, more := "", true; more; {
 		var kvs []rados.OmapKeyValue
 		var err error
-		_, kvs, more, err = p.readOmap(ctx, "read root", rootObject, after, "")
+		_, kvs, more, err = p.readOmap(ctx, "read root", rootObject, after, "", page)
 		if err != nil {
 			return err
 		}
@@ -200,9 +200,9 @@ func (p *pool) change(ctx context.Context, name, object string, expected, set ma
 	return err
 }
 
-// readOmap reads the shard's state and its next keys, at most page of them, in
-// one operation. More tells whether there are others.
-func (p *pool) readOmap(ctx context.Context, name, object, after, prefix string) (state []byte, kvs []rados.OmapKeyValue, more bool, err error) {
+// readOmap reads the shard's state and its next keys, at most limit or page of
+// them, in one operation. More tells whether there are others.
+func (p *pool) readOmap(ctx context.Context, name, object, after, prefix string, limit int) (state []byte, kvs []rados.OmapKeyValue, more bool, err error) {
 	type read struct {
 		state []byte
 		kvs   []rados.OmapKeyValue
@@ -212,7 +212,7 @@ func (p *pool) readOmap(ctx context.Context, name, object, after, prefix string)
 		op := rados.CreateReadOp()
 		defer op.Release()
 		own := op.GetOmapValuesByKeys([]string{stateKey})
-		step := op.GetOmapValues(after, prefix, page)
+		step := op.GetOmapValues(after, prefix, uint64(min(limit, page)))
 		if err := op.Operate(s.index, object, rados.OperationNoFlag); err != nil {
 			return r, err
 		}

@@ -29,17 +29,13 @@ func (p *pool) list(ctx context.Context, prefix, after string, limit int) (infos
 		more := true
 		for more && len(kvs) < limit-len(infos) {
 			var got []rados.OmapKeyValue
-			if got, more, err = p.scan(ctx, prefix, after); err != nil {
+			if got, more, err = p.scan(ctx, prefix, after, limit-len(infos)-len(kvs)); err != nil {
 				return nil, err
 			}
 			kvs = append(kvs, got...)
 			if len(got) > 0 {
 				after = got[len(got)-1].Key
 			}
-		}
-		if room := limit - len(infos); len(kvs) > room {
-			kvs = kvs[:room]
-			after = kvs[room-1].Key
 		}
 		some, err := p.describeAll(ctx, kvs)
 		if err != nil {
@@ -90,16 +86,16 @@ func (p *pool) describeAll(ctx context.Context, kvs []rados.OmapKeyValue) ([]sto
 }
 
 // scan returns the next entries with the prefix whose keys are greater than
-// after, in order, and whether there may be more. It returns at least one
+// after, in order, at most limit or page, and whether there may be more. It returns at least one
 // unless there are none.
-func (p *pool) scan(ctx context.Context, prefix, after string) ([]rados.OmapKeyValue, bool, error) {
+func (p *pool) scan(ctx context.Context, prefix, after string, limit int) ([]rados.OmapKeyValue, bool, error) {
 	if strings.ContainsRune(prefix+after, 0) { // librados would end them there
 		return nil, false, nil
 	}
 	at := max(prefix, after) // the shard to look into has this key
 	for tries := 0; tries < 100; {
 		shards := p.shards(at)
-		state, kvs, more, err := p.readOmap(ctx, "scan", shards[0].object, max(after, firstKey), prefix)
+		state, kvs, more, err := p.readOmap(ctx, "scan", shards[0].object, max(after, firstKey), prefix, limit)
 		if ok, err := p.current(ctx, shards[0], state, err); err != nil {
 			return nil, false, err
 		} else if !ok {
@@ -156,7 +152,7 @@ func (p *pool) folders(ctx context.Context, prefix, after string, limit int) (pa
 			if begin <= after {
 				continue
 			}
-			kvs, _, err := p.scan(ctx, prefix+begin+"/", "")
+			kvs, _, err := p.scan(ctx, prefix+begin+"/", "", 1)
 			if err != nil {
 				return err
 			}
@@ -174,7 +170,7 @@ func (p *pool) folders(ctx context.Context, prefix, after string, limit int) (pa
 	}
 	for more := true; more; {
 		var kvs []rados.OmapKeyValue
-		if kvs, more, err = p.scan(ctx, prefix, at); err != nil {
+		if kvs, more, err = p.scan(ctx, prefix, at, page); err != nil {
 			return nil, err
 		}
 		last := ""

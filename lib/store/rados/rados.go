@@ -4,6 +4,7 @@ package rados
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -173,6 +174,25 @@ func (p *pool) disconnect() {
 	}
 }
 
+// small is the size up to which a buffer is not worth keeping.
+const small = 64 << 10
+
+// buffer returns a buffer of at least n bytes, n at most chunkSize.
+func (p *pool) buffer(n int64) *[]byte {
+	if n <= small {
+		b := make([]byte, n)
+		return &b
+	}
+	return p.buffers.Get().(*[]byte)
+}
+
+// recycle takes a buffer back that nobody uses.
+func (p *pool) recycle(b *[]byte) {
+	if len(*b) == chunkSize {
+		p.buffers.Put(b)
+	}
+}
+
 // result is what an operation returned.
 type result[T any] struct {
 	value T
@@ -203,6 +223,10 @@ func call[T any](ctx context.Context, p *pool, op string, f func(*slot) (T, erro
 			p.hook(op)
 		}
 		value, err := f(s)
+		var of rados.OperationError
+		if errors.As(err, &of) && of.OpError != nil {
+			err = of.OpError // the rest repeats it
+		}
 		if p.hook != nil {
 			p.hook(op)
 		}

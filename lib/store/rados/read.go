@@ -64,13 +64,14 @@ type reader struct {
 	cancel    context.CancelFunc
 	entry     *entry
 	next, end int64 // what is not asked for yet
+	begun     bool  // the first piece was asked for
 	ahead     []chan fetched
 	have      *[]byte // the piece that is being read
 	rest      []byte  // of it, not read yet
 	err       error
 }
 
-// fetched is a piece that was read, in a buffer of the pool's.
+// fetched is a piece that was read, in a buffer to recycle.
 type fetched struct {
 	buf *[]byte
 	n   int
@@ -101,7 +102,12 @@ func (r *reader) Read(b []byte) (int, error) {
 func (r *reader) fill() error {
 	r.release()
 	// The first piece comes alone: many readers want no more.
-	for want := min(len(r.ahead)+2, uploads); r.next < r.end && (len(r.ahead) == 0 || r.have != nil && len(r.ahead) < want); {
+	depth := 1
+	if r.begun {
+		depth = uploads
+	}
+	r.begun = true
+	for r.next < r.end && len(r.ahead) < depth {
 		r.ahead = append(r.ahead, r.fetch())
 	}
 	if len(r.ahead) == 0 {
@@ -135,7 +141,7 @@ func (r *reader) fetch() chan fetched {
 
 func (r *reader) release() {
 	if r.have != nil {
-		r.p.buffers.Put(r.have)
+		r.p.recycle(r.have)
 		r.have, r.rest = nil, nil
 	}
 }
@@ -151,10 +157,10 @@ func (r *reader) Close() error {
 	return nil
 }
 
-// readPiece reads a piece, of at most chunkSize, whole. The buffer is one of
-// the pool's.
+// readPiece reads a piece, of at most chunkSize, whole. Its caller may recycle
+// the buffer.
 func (p *pool) readPiece(ctx context.Context, want piece) (*[]byte, error) {
-	buf := p.buffers.Get().(*[]byte)
+	buf := p.buffer(want.n)
 	n, err := call(ctx, p, "read", func(s *slot) (int, error) {
 		return s.data.Read(want.object, (*buf)[:want.n], uint64(want.offset))
 	})
@@ -178,7 +184,7 @@ func (p *pool) readInto(ctx context.Context, e *entry, offset int64, b []byte) e
 			return fmt.Errorf("read what is there: %w", err)
 		}
 		copy(b, (*buf)[:piece.n])
-		p.buffers.Put(buf)
+		p.recycle(buf)
 		b = b[piece.n:]
 		offset += piece.n
 	}

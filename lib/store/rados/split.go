@@ -38,7 +38,7 @@ func (p *pool) grown(ctx context.Context, sh shard) {
 	for after, more := firstKey, true; more; {
 		var kvs []rados.OmapKeyValue
 		var err error
-		if _, kvs, more, err = p.readOmap(ctx, "count", sh.object, after, ""); err != nil {
+		if _, kvs, more, err = p.readOmap(ctx, "count", sh.object, after, "", page); err != nil {
 			return
 		}
 		for _, kv := range kvs {
@@ -119,7 +119,7 @@ func (p *pool) fill(ctx context.Context, from, to string, belongs func(key strin
 	}
 	filling := map[string][]byte{stateKey: stateFilling}
 	for after, more := stateKey, true; more; {
-		state, kvs, m, err := p.readOmap(ctx, "copy from", from, after, "")
+		state, kvs, m, err := p.readOmap(ctx, "copy from", from, after, "", page)
 		if err != nil {
 			return err
 		}

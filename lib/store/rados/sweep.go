@@ -57,7 +57,7 @@ func (p *pool) empty(ctx context.Context, object string, before time.Time, limit
 	after := trashPrefix
 	for more := true; more && limit > 0; {
 		var kvs []rados.OmapKeyValue
-		if _, kvs, more, err = p.readOmap(ctx, "read notes", object, after, trashPrefix); err != nil {
+		if _, kvs, more, err = p.readOmap(ctx, "read notes", object, after, trashPrefix, limit); err != nil {
 			return removed, err
 		}
 		var notes, objects []string
@@ -141,7 +141,7 @@ func (w *sweep) eachPage(ctx context.Context, f func(sh shard, kvs []rados.OmapK
 			return err
 		}
 		shards := w.p.shards(at)
-		state, kvs, more, err := w.p.readOmap(ctx, "sweep index", shards[0].object, after, "")
+		state, kvs, more, err := w.p.readOmap(ctx, "sweep index", shards[0].object, after, "", page)
 		if ok, err := w.p.current(ctx, shards[0], state, err); err != nil {
 			return err
 		} else if !ok {

@@ -93,10 +93,20 @@ func (p *pool) upload(ctx context.Context, r io.Reader) (_ segment, err error) {
 			p.drop(e.objects())
 		}
 	}()
-	buf := p.buffers.Get().(*[]byte)
-	defer p.buffers.Put(buf)
+	buf := p.buffer(small)
+	defer func() { p.recycle(buf) }()
 	for more := true; more && gctx.Err() == nil; {
 		k, err := io.ReadFull(r, *buf)
+		if err == nil && k < chunkSize { // it is not as small as was hoped
+			first := *buf
+			buf = p.buffer(chunkSize)
+			copy(*buf, first)
+			k, err = io.ReadFull(r, (*buf)[k:])
+			k += len(first)
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+		}
 		switch {
 		case err == io.EOF || err == io.ErrUnexpectedEOF:
 			more = false
