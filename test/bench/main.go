@@ -50,11 +50,13 @@ func main() {
 		{"checkout", checkout},
 		{"idle", idle},
 		{"lxc", containers},
+		{"s3", s3rows},
 		{"zk-queue", zkQueue},
 		{"zk-wait", zkWait},
 		{"zk-step", zkStep},
 		{"zk-kill", zkKill},
 		{"zk-scale", zkScale},
+		{"ceph", cephRows},
 	} {
 		if !re.MatchString(m.name) {
 			continue

@@ -110,6 +110,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	if err := c.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
 		return 0, err
 	}
+	quickAck(c.Conn)
 	return c.Conn.Read(p)
 }
 
