@@ -22,7 +22,7 @@ command -v newuidmap >/dev/null || missing="$missing uidmap"
 # A second S3 server beside Ceph's, for whoever insists: it takes minutes to build.
 versity=${XDG_CACHE_HOME:-$HOME/.cache}/distci-test/versitygw-v1.8.0
 case ",${DISTCI_REQUIRE:-}," in *,s3,*)
-	[ -x "$versity/versitygw" ] || CGO_ENABLED=0 GOFLAGS= GOBIN=$versity go install -ldflags='-s -w' github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	[ -x "$versity/versitygw" ] || CGO_ENABLED=0 GOFLAGS='' GOBIN=$versity go install -ldflags='-s -w' github.com/versity/versitygw/cmd/versitygw@v1.8.0
 esac
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
