@@ -58,7 +58,7 @@ check: prepare
 	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); else echo 'check: no shellcheck, scripts not checked'; fi
 
 bench: all
-	@CGO_ENABLED=0 $(GO) run ./test/bench -run '$(BENCH)'
+	@CGO_ENABLED=$(if $(CEPH),1,0) $(GO) run -tags='$(CEPH)' ./test/bench -run '$(BENCH)'
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man7 $(DESTDIR)$(PREFIX)/share/man/man8
