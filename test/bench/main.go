@@ -47,6 +47,8 @@ func main() {
 		{"follow", follow},
 		{"logs", logs},
 		{"handover", handover},
+		{"prefetch", prefetch},
+		{"artifact", artifacts},
 		{"checkout", checkout},
 		{"idle", idle},
 		{"lxc", containers},
