@@ -141,9 +141,11 @@ func (l *Log) flush() {
 		l.buf = spare[:0]
 		l.cond.Broadcast()
 		l.mu.Unlock()
+		counted := l.count(batch)
 		err := l.append(l.key, l.offset, batch)
+		<-counted
 		if err == nil {
-			l.mark(batch)
+			l.mark()
 		}
 		l.mu.Lock()
 		spare = batch
@@ -156,14 +158,26 @@ func (l *Log) flush() {
 	}
 }
 
-// mark takes a batch that is stored into the index. A store that fails does so
+// count takes a batch into the index and the digest while it is being stored.
+// If that fails nothing is said of it: the log ends there, unsealed.
+func (l *Log) count(batch []byte) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if l.index != nil {
+			_, _ = l.index.Write(batch) // it has no errors
+		}
+	}()
+	return done
+}
+
+// mark stores what the index has, if that is much. A store that fails does so
 // for the log, too, and there it counts; of the index only time is lost.
-func (l *Log) mark(batch []byte) {
-	if l.index == nil {
+func (l *Log) mark() {
+	x := l.index
+	if x == nil {
 		return
 	}
-	x := l.index
-	_, _ = x.Write(batch) // it has no errors
 	if int64(len(x.pending))*logStride < indexLag*8 {
 		return
 	}

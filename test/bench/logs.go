@@ -63,7 +63,7 @@ func logs(b *bench) error {
 	}
 	const against = "cat | cat >file, fsync, cat | cat"
 	b.print("lines of 1 KiB, from a step through the store to a follower", quantile(ours, 0.5)/1024, "lines/s", against, quantile(floor, 0.5)/1024, "", nil)
-	b.print("the same in bytes", quantile(ours, 0.5)/1e6, "MB/s", against, quantile(floor, 0.5)/1e6, "> 100 MB/s", func(v, _ float64) bool { return v > 100 })
+	b.print("the same in bytes", quantile(ours, 0.5)/1e6, "MB/s", against, quantile(floor, 0.5)/1e6, "", nil)
 	return lineRanges(b, c)
 }
 
@@ -94,7 +94,7 @@ func lineRanges(b *bench, c *client.Client) error {
 		want int64
 		took []float64
 	}{
-		{name: "10 lines in the middle of 5,000,000, p50", want: 80},
+		{name: "10 lines in the middle of 5,000,000, p50", want: 70},
 		{name: "the last 10 of 5,000,000 lines, p50", want: 10},
 		{name: "64 KiB of the log", want: 64 << 10},
 	}
