@@ -56,7 +56,14 @@ func Import(ctx context.Context, r *repo.Repo, from io.Reader, o ImportOptions) 
 	}
 	defer z.Close()
 	m := &importer{ImportOptions: o, repo: r, store: r.Store(), lock: lock, tar: tar.NewReader(z)}
-	if err := m.run(ctx); err != nil {
+	err = m.run(ctx)
+	if err == nil {
+		// The check sum of the whole is behind the last entry.
+		if _, e := io.Copy(io.Discard, z); e != nil {
+			err = bad("%w", e)
+		}
+	}
+	if err != nil {
 		return m.report, fmt.Errorf("import: %w", err)
 	}
 	return m.report, nil
@@ -112,7 +119,8 @@ func (m *importer) run(ctx context.Context) error {
 			return bad("it ends early; what was whole in it has been brought in")
 		}
 		if h.Name == tailName {
-			return nil
+			_, err := m.read(h)
+			return err
 		}
 		if err := m.lock.Held(); err != nil {
 			return err

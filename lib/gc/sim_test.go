@@ -27,7 +27,7 @@ import (
 )
 
 var (
-	schedules = flag.Int("schedules", 30, "how many schedules to simulate")
+	schedules = flag.Int("schedules", 20, "how many schedules to simulate")
 	seedFlag  = flag.Uint64("seed", 0, "simulate the schedule of this seed only")
 )
 

@@ -110,8 +110,12 @@ func (r *Repo) eachFolder(ctx context.Context, prefix string, f func(name string
 	}
 }
 
+// buildsPage is how many objects are listed at a time: a folder of very many
+// builds costs a store that has to sort it the same for a page of any size.
+const buildsPage = 50_000
+
 // StoredBuilds calls f with what the store has of each build of a job, in the
-// order of the numbers. It holds one build's list at a time.
+// order of the numbers. It holds a page of the list at a time.
 func (r *Repo) StoredBuilds(ctx context.Context, job string, f func(Stored) error) error {
 	prefix := jobPrefix(job)
 	var s Stored
@@ -124,7 +128,7 @@ func (r *Repo) StoredBuilds(ctx context.Context, job string, f func(Stored) erro
 		return err
 	}
 	for after := ""; ; {
-		infos, err := r.store.List(ctx, prefix, after, 1000)
+		infos, err := r.store.List(ctx, prefix, after, buildsPage)
 		if err != nil {
 			return err
 		}
@@ -143,7 +147,7 @@ func (r *Repo) StoredBuilds(ctx context.Context, job string, f func(Stored) erro
 			}
 			s.Objects = append(s.Objects, i)
 		}
-		if len(infos) < 1000 {
+		if len(infos) < buildsPage {
 			return flush()
 		}
 	}
