@@ -154,6 +154,9 @@ func TestPrefetchFails(t *testing.T) {
 	for i := range digests {
 		g.pass <- i > 0
 	}
+	for len(cached(t, l.cache)) < 2 { // closing ends what is on its way
+		runtime.Gosched()
+	}
 	if _, err := p.Restore(t.Context(), filepath.Join(t.TempDir(), "x")); fault.Of(err) != fault.Temporary || !strings.Contains(err.Error(), "went away") {
 		t.Error(err)
 	}
