@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -171,6 +172,45 @@ func (s *Server) ready(t testing.TB) *Server {
 	}
 	t.Fatal(err)
 	return nil
+}
+
+// Freeze stops versitygw where it is, and returns when it stands still.
+func (s *Server) Freeze(t testing.TB) {
+	t.Helper()
+	if err := s.Process.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); !s.frozen(t); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("s3test: versitygw does not stop")
+		}
+	}
+}
+
+// Thaw lets it go on. It must have been frozen all the time.
+func (s *Server) Thaw(t testing.TB) {
+	t.Helper()
+	if !s.frozen(t) {
+		t.Error("s3test: somebody else has woken versitygw")
+	}
+	if err := s.Process.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *Server) frozen(t testing.TB) bool {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.Process.Process.Pid))
+	if err != nil || len(tasks) == 0 {
+		t.Fatal(err, "s3test: versitygw is gone")
+	}
+	for _, task := range tasks {
+		b, _ := os.ReadFile(task)
+		if i := bytes.LastIndexByte(b, ')'); i < 0 || !bytes.HasPrefix(b[i:], []byte(") T")) {
+			return false
+		}
+	}
+	return true
 }
 
 // Credentials writes a file of credentials as the AWS tools have it.

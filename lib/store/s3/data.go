@@ -113,18 +113,18 @@ func (s *bucket) uploadParts(ctx context.Context, key string, p piece, buf *[]by
 			s.abort(ctx, name, id)
 		}
 	}()
-	var parts []minio.CompletePart
+	var parts []*minio.CompletePart
 	group, sending := errgroup.WithContext(ctx)
 	group.SetLimit(inFlight)
 	n := partSize
 	for err == nil && n > 0 {
-		parts = append(parts, minio.CompletePart{})
-		at, data, full := len(parts)-1, (*buf)[:n], buf
+		part := &minio.CompletePart{PartNumber: len(parts) + 1}
+		parts = append(parts, part)
+		data, full := (*buf)[:n], buf
 		size += int64(n)
-		group.Go(func() error {
+		group.Go(func() (err error) {
 			defer s.buffers.Put(full)
-			etag, err := s.uploadPart(sending, name, id, at+1, data)
-			parts[at] = minio.CompletePart{PartNumber: at + 1, ETag: etag}
+			part.ETag, err = s.uploadPart(sending, name, id, part.PartNumber, data)
 			return err
 		})
 		if last || len(parts) == maxParts {
@@ -166,9 +166,13 @@ func (s *bucket) uploadPart(ctx context.Context, name, id string, number int, da
 
 // complete makes an object of the parts. If the answer to that is lost, the
 // upload may be gone because the object is there.
-func (s *bucket) complete(ctx context.Context, name, id string, parts []minio.CompletePart, size int64) error {
+func (s *bucket) complete(ctx context.Context, name, id string, parts []*minio.CompletePart, size int64) error {
+	list := make([]minio.CompletePart, len(parts))
+	for i, p := range parts {
+		list[i] = *p
+	}
 	return s.retry(ctx, func() error {
-		_, err := s.api.CompleteMultipartUpload(ctx, s.name, name, id, parts, minio.PutObjectOptions{})
+		_, err := s.api.CompleteMultipartUpload(ctx, s.name, name, id, list, minio.PutObjectOptions{})
 		if err == nil || ctx.Err() != nil {
 			return err
 		}

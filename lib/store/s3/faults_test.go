@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -346,10 +345,10 @@ func TestFrozenServer(t *testing.T) {
 	if err := s.Append(t.Context(), "log", 0, []byte("first ")); err != nil {
 		t.Fatal(err)
 	}
-	server.Process.Process.Signal(syscall.SIGSTOP)
+	server.Freeze(t)
 	err := s.Append(t.Context(), "log", 6, []byte("second"))
 	_, putErr := s.Put(t.Context(), "large", bytes.NewReader(data(1, 3*partSize)))
-	server.Process.Process.Signal(syscall.SIGCONT)
+	server.Thaw(t)
 	if !errors.Is(err, store.ErrUnknown) {
 		t.Errorf("append to a frozen server: %v", err)
 	}
