@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/workspace"
@@ -32,6 +33,8 @@ type Options struct {
 	Done <-chan struct{}
 	// Traffic counts the bytes that are served; nil: only for healthz.
 	Traffic *Traffic
+	// Access finds out whose a request is; nil: everybody may do everything.
+	Access access.Authenticator
 }
 
 // The bounds of what a client may send, in bytes.
@@ -69,9 +72,11 @@ func New(r *repo.Repo, o Options) http.Handler {
 }
 
 // route is one line of the interface. A part of the pattern in braces is a
-// parameter.
+// parameter. The role is what a caller needs at least; a route without one is
+// nobody's.
 type route struct {
 	method, pattern string
+	role            access.Role
 	handle          func(*call) error
 }
 
@@ -91,55 +96,55 @@ func (r route) alone() bool {
 var errUnreachable = fault.Errorf(fault.Temporary, "the coordination service does not answer")
 
 var routes = []route{
-	{"GET", "", (*call).root},
-	{"GET", "healthz", (*call).health},
-	{"GET", "schema/job.json", (*call).schema},
+	{"GET", "", access.Public, (*call).root},
+	{"GET", "healthz", access.Public, (*call).health},
+	{"GET", "schema/job.json", access.Public, (*call).schema},
 
-	{"GET", "jobs", (*call).listJobs},
-	{"GET", "jobs/{job}", (*call).getJob},
-	{"PUT", "jobs/{job}", (*call).putJob},
-	{"DELETE", "jobs/{job}", (*call).deleteJob},
-	{"GET", "jobs/{job}/config/schema", (*call).schema},
-	{"POST", "jobs/{job}/github-webhook", (*call).githubWebhook},
-	{"GET", "jobs/{job}/tags", (*call).listTags},
-	{"GET", "jobs/{job}/tags/{tag}", (*call).getTag},
-	{"PUT", "jobs/{job}/tags/{tag}", (*call).putTag},
-	{"DELETE", "jobs/{job}/tags/{tag}", (*call).deleteTag},
+	{"GET", "jobs", access.Read, (*call).listJobs},
+	{"GET", "jobs/{job}", access.Read, (*call).getJob},
+	{"PUT", "jobs/{job}", access.Admin, (*call).putJob},
+	{"DELETE", "jobs/{job}", access.Admin, (*call).deleteJob},
+	{"GET", "jobs/{job}/config/schema", access.Public, (*call).schema},
+	{"POST", "jobs/{job}/github-webhook", access.Trigger, (*call).githubWebhook},
+	{"GET", "jobs/{job}/tags", access.Read, (*call).listTags},
+	{"GET", "jobs/{job}/tags/{tag}", access.Read, (*call).getTag},
+	{"PUT", "jobs/{job}/tags/{tag}", access.Admin, (*call).putTag},
+	{"DELETE", "jobs/{job}/tags/{tag}", access.Admin, (*call).deleteTag},
 
-	{"GET", "jobs/{job}/builds", (*call).listBuilds},
-	{"POST", "jobs/{job}/builds", (*call).trigger},
-	{"GET", "jobs/{job}/builds/{build}", (*call).getBuild},
-	{"DELETE", "jobs/{job}/builds/{build}", (*call).deleteBuild},
-	{"GET", "jobs/{job}/builds/{build}/state", (*call).getBuild},
-	{"PUT", "jobs/{job}/builds/{build}/state", (*call).putState},
-	{"POST", "jobs/{job}/builds/{build}/cancel", (*call).cancel},
+	{"GET", "jobs/{job}/builds", access.Read, (*call).listBuilds},
+	{"POST", "jobs/{job}/builds", access.Trigger, (*call).trigger},
+	{"GET", "jobs/{job}/builds/{build}", access.Read, (*call).getBuild},
+	{"DELETE", "jobs/{job}/builds/{build}", access.Admin, (*call).deleteBuild},
+	{"GET", "jobs/{job}/builds/{build}/state", access.Read, (*call).getBuild},
+	{"PUT", "jobs/{job}/builds/{build}/state", access.Worker, (*call).putState},
+	{"POST", "jobs/{job}/builds/{build}/cancel", access.Trigger, (*call).cancel},
 
-	{"GET", "jobs/{job}/builds/{build}/console", (*call).getConsole},
-	{"POST", "jobs/{job}/builds/{build}/console", (*call).appendConsole},
-	{"GET", "jobs/{job}/builds/{build}/steps/{step}/log", (*call).getStepLog},
-	{"GET", "jobs/{job}/builds/{build}/logs", (*call).listLogs},
-	{"GET", "jobs/{job}/builds/{build}/logs/{log}", (*call).getLog},
+	{"GET", "jobs/{job}/builds/{build}/console", access.Read, (*call).getConsole},
+	{"POST", "jobs/{job}/builds/{build}/console", access.Worker, (*call).appendConsole},
+	{"GET", "jobs/{job}/builds/{build}/steps/{step}/log", access.Read, (*call).getStepLog},
+	{"GET", "jobs/{job}/builds/{build}/logs", access.Read, (*call).listLogs},
+	{"GET", "jobs/{job}/builds/{build}/logs/{log}", access.Read, (*call).getLog},
 
-	{"GET", "jobs/{job}/builds/{build}/workspace", (*call).getWorkspace},
-	{"PUT", "jobs/{job}/builds/{build}/workspace", (*call).putWorkspace},
-	{"DELETE", "jobs/{job}/builds/{build}/workspace", (*call).deleteWorkspace},
+	{"GET", "jobs/{job}/builds/{build}/workspace", access.Read, (*call).getWorkspace},
+	{"PUT", "jobs/{job}/builds/{build}/workspace", access.Worker, (*call).putWorkspace},
+	{"DELETE", "jobs/{job}/builds/{build}/workspace", access.Worker, (*call).deleteWorkspace},
 
-	{"GET", "jobs/{job}/builds/{build}/artifacts", (*call).listArtifacts},
-	{"POST", "jobs/{job}/builds/{build}/artifacts", (*call).postArtifact},
-	{"GET", "jobs/{job}/builds/{build}/artifacts/{artifact}", (*call).getArtifact},
-	{"GET", "jobs/{job}/builds/{build}/artifacts/{artifact}/{name}", (*call).getArtifact},
-	{"PUT", "jobs/{job}/builds/{build}/artifacts/{artifact}", (*call).putArtifact},
-	{"DELETE", "jobs/{job}/builds/{build}/artifacts/{artifact}", (*call).deleteArtifact},
+	{"GET", "jobs/{job}/builds/{build}/artifacts", access.Read, (*call).listArtifacts},
+	{"POST", "jobs/{job}/builds/{build}/artifacts", access.Worker, (*call).postArtifact},
+	{"GET", "jobs/{job}/builds/{build}/artifacts/{artifact}", access.Read, (*call).getArtifact},
+	{"GET", "jobs/{job}/builds/{build}/artifacts/{artifact}/{name}", access.Read, (*call).getArtifact},
+	{"PUT", "jobs/{job}/builds/{build}/artifacts/{artifact}", access.Worker, (*call).putArtifact},
+	{"DELETE", "jobs/{job}/builds/{build}/artifacts/{artifact}", access.Admin, (*call).deleteArtifact},
 
-	{"GET", "tasks", (*call).listTasks},
-	{"POST", "tasks", (*call).postTask},
-	{"GET", "tasks/{task}", (*call).getTask},
-	{"PUT", "tasks/{task}", (*call).putTask},
-	{"DELETE", "tasks/{task}", (*call).deleteTask},
-	{"POST", "tasks/{task}/lease", (*call).leaseTask},
+	{"GET", "tasks", access.Read, (*call).listTasks},
+	{"POST", "tasks", access.Worker, (*call).postTask},
+	{"GET", "tasks/{task}", access.Read, (*call).getTask},
+	{"PUT", "tasks/{task}", access.Worker, (*call).putTask},
+	{"DELETE", "tasks/{task}", access.Worker, (*call).deleteTask},
+	{"POST", "tasks/{task}/lease", access.Worker, (*call).leaseTask},
 
-	{"GET", "members", (*call).listMembers},
-	{"GET", "queue", (*call).showQueue},
+	{"GET", "members", access.Read, (*call).listMembers},
+	{"GET", "queue", access.Read, (*call).showQueue},
 }
 
 // match tells whether parts are as the pattern says, and what the parameters
@@ -202,6 +207,9 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		c.count(s.Traffic.of(rt))
 		err := c.bind(args)
+		if e := c.authorize(rt); e != nil {
+			err = e // first: what is wrong with a path is not for everybody
+		}
 		if err == nil && !rt.alone() && !s.repo.Reachable() {
 			err = errUnreachable
 		}

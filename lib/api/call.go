@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/ticket"
 )
@@ -20,7 +21,8 @@ type call struct {
 	w http.ResponseWriter
 	r *http.Request
 
-	problem bool // errors are told as RFC 9457 has it; the original's are text
+	who     access.Principal // whose it is
+	problem bool             // errors are told as RFC 9457 has it; the original's are text
 
 	// The parameters of the path, checked.
 	job, tag, step, log, artifact, task, name string

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/queue"
@@ -50,6 +51,8 @@ func answer(err error) (code int, text string) {
 	switch {
 	case errors.As(err, &se):
 		return se.code, se.text
+	case errors.Is(err, access.ErrUnauthenticated):
+		return http.StatusUnauthorized, err.Error()
 	case errors.Is(err, queue.ErrLost):
 		return http.StatusConflict, err.Error()
 	case errors.Is(err, workspace.ErrLimit):
@@ -92,6 +95,9 @@ func (c *call) fail(err error) {
 	}
 	if code == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "1")
+	}
+	if code == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Bearer realm="distci"`)
 	}
 	if code >= 500 {
 		text += " (request " + rec.id + ")"

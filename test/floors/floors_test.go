@@ -55,6 +55,7 @@ var floor = map[string]int{
 	"lib/gc":                  5,
 	"lib/fsck":                5,
 	"lib/archive":             5,
+	"lib/access":              2,
 	"lib/control":             5,
 	"lib/cluster":             5,
 	"lib/worker":              5,
