@@ -7,7 +7,7 @@ package cephtest
 
 import (
 	"context"
-	"crypto/rand"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +27,9 @@ import (
 
 	"github.com/distci/distci/test/lab"
 )
+
+//go:embed cluster.sh
+var script []byte
 
 // programs are what a cluster is made of.
 var programs = []string{"ceph-mon", "ceph-osd", "ceph", "rados", "ceph-authtool", "monmaptool"}
@@ -126,154 +129,25 @@ func (c *Cluster) path(name string) string { return filepath.Join(c.dir, name) }
 
 // create makes the cluster's folder and starts its daemons.
 func (c *Cluster) create() error {
-	for _, d := range []string{"run", "log", "mon", "osd"} {
-		if err := os.MkdirAll(c.path(d), 0o755); err != nil {
-			return err
-		}
-	}
-	fsid := uuid()
-	addrs := map[string]string{}
-	var hosts []string
-	for _, id := range c.mons() {
-		addrs[id] = fmt.Sprintf("[v2:127.0.0.1:%d]", freePort())
-		hosts = append(hosts, addrs[id])
-	}
-	if err := os.WriteFile(c.Conf(), []byte(c.config(fsid, strings.Join(hosts, ","))), 0o644); err != nil {
+	if err := os.WriteFile(c.path("cluster.sh"), script, 0o600); err != nil {
 		return err
 	}
-	// The monitors take all keys from one file, so that none is made later.
-	c.key("mon.keyring", "mon.", "mon", "allow *")
-	keyrings := []string{"client.admin.keyring", "client.distci.keyring"}
-	c.key(keyrings[0], "client.admin", "mon", "allow *", "osd", "allow *", "mgr", "allow *")
-	c.key(keyrings[1], "client.distci", "mon", "allow r", "osd", "allow rwx pool="+Pool)
-	for i := range c.o.OSDs {
-		name := fmt.Sprintf("osd.%d", i)
-		c.key(name+".keyring", name, "mon", "allow profile osd", "mgr", "allow profile osd", "osd", "allow *")
-		keyrings = append(keyrings, name+".keyring")
-	}
-	all, err := os.ReadFile(c.path("mon.keyring"))
-	if err != nil {
+	if err := c.script("config", strconv.Itoa(c.o.OSDs), strconv.Itoa(c.o.Mons)); err != nil {
 		return err
 	}
-	for _, k := range keyrings {
-		b, err := os.ReadFile(c.path(k))
-		if err != nil {
-			return err
-		}
-		all = append(all, b...)
+	for _, name := range c.names() {
+		c.launch(name)
 	}
-	if err := os.WriteFile(c.path("mon.keyring"), all, 0o600); err != nil {
-		return err
-	}
-	args := []string{"--create", "--clobber", "--fsid", fsid, "--enable-all-features"}
-	for _, id := range c.mons() {
-		args = append(args, "--addv", id, addrs[id])
-	}
-	c.run("monmaptool", append(args, c.path("monmap"))...)
-	for _, id := range c.mons() {
-		c.run("ceph-mon", "-c", c.Conf(), "-i", id, "--mkfs", "--monmap", c.path("monmap"), "--keyring", c.path("mon.keyring"))
-		c.launch("mon." + id)
-	}
-	if _, err := c.ceph(2*time.Minute, "--connect-timeout", "60", "quorum_status"); err != nil {
-		return err
-	}
-	for i := range c.o.OSDs {
-		id := uuid()
-		if _, err := c.ceph(time.Minute, "osd", "new", id, strconv.Itoa(i)); err != nil {
-			return err
-		}
-		if err := os.MkdirAll(c.path(fmt.Sprintf("osd/%d", i)), 0o755); err != nil {
-			return err
-		}
-		c.run("ceph-osd", "-c", c.Conf(), "-i", strconv.Itoa(i), "--mkfs", "--osd-uuid", id)
-		c.launch(fmt.Sprintf("osd.%d", i))
-	}
-	for _, args := range [][]string{
-		{"osd", "pool", "create", Pool, "16", "16", "replicated"},
-		{"osd", "pool", "application", "enable", Pool, Pool},
-	} {
-		if _, err := c.ceph(time.Minute, args...); err != nil {
-			return err
-		}
-	}
-	return c.Await()
+	return c.script("pool")
 }
 
-// config is the configuration of the daemons and of clients.
-func (c *Cluster) config(fsid, hosts string) string {
-	size, least := 1, 1
-	if c.o.OSDs >= 3 {
-		size, least = 3, 2
+// script runs a verb of cluster.sh.
+func (c *Cluster) script(verb string, args ...string) error {
+	cmd := exec.Command("bash", append([]string{c.path("cluster.sh"), verb, c.dir}, args...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cephtest: %s: %w: %s", verb, err, out)
 	}
-	port := 15000 + mathrand.IntN(14000)
-	return strings.NewReplacer("DIR", c.dir, "FSID", fsid, "HOSTS", hosts, "MEMBERS", strings.Join(c.mons(), ","),
-		"SIZE", strconv.Itoa(size), "LEAST", strconv.Itoa(least), "PORTMIN", strconv.Itoa(port), "PORTMAX", strconv.Itoa(port+3000)).Replace(`[global]
-fsid = FSID
-mon host = HOSTS
-mon initial members = MEMBERS
-public addr = 127.0.0.1
-cluster addr = 127.0.0.1
-ms bind msgr1 = false
-ms bind retry count = 1
-ms bind retry delay = 1
-ms bind port min = PORTMIN
-ms bind port max = PORTMAX
-auth cluster required = cephx
-auth service required = cephx
-auth client required = cephx
-keyring = DIR/$type.$id.keyring
-run dir = DIR/run
-admin socket = DIR/run/$name.asok
-log file = DIR/log/$name.log
-crash dir = DIR/log
-log to stderr = false
-mon cluster log file = DIR/log/cluster.log
-osd pool default pg num = 8
-osd pool default size = SIZE
-osd pool default min size = LEAST
-osd pool default pg autoscale mode = off
-osd crush chooseleaf type = 0
-osd heartbeat interval = 1
-osd heartbeat grace = 5
-[client]
-mon client hunt interval = 0.5
-admin socket =
-log file =
-err to stderr = false
-[mon]
-mon data = DIR/mon/$id
-mon allow pool delete = true
-mon allow pool size one = true
-mon warn on pool no redundancy = false
-auth allow insecure global id reclaim = false
-mon data avail crit = 1
-mon data avail warn = 2
-paxos propose interval = 0.05
-paxos min wait = 0.02
-mon election timeout = 1
-mon probe timeout = 1
-mon lease = 2
-mon osd min down reporters = 1
-mon osd reporter subtree level = osd
-mon osd down out interval = 600
-[osd]
-osd data = DIR/osd/$id
-osd objectstore = bluestore
-osd max pg log entries = 3000
-osd min pg log entries = 1500
-osd recovery sleep hdd = 0
-osd memory target = 939524096
-osd op num shards = 2
-osd op num threads per shard = 1
-osd mon report interval = 1
-ms async op threads = 2
-bluestore block size = 34359738368
-bluestore block create = true
-bluestore fsck on mount = false
-bluestore fsck on mkfs = false
-bdev aio poll ms = 20
-osd mon shutdown timeout = 1
-`)
+	return nil
 }
 
 // mons are the ids of the monitors.
@@ -293,26 +167,6 @@ func (c *Cluster) names() (names []string) {
 		names = append(names, fmt.Sprintf("osd.%d", i))
 	}
 	return names
-}
-
-// key makes a key and the keyring that it is in. The permissions are pairs.
-func (c *Cluster) key(file, name string, permissions ...string) {
-	c.t.Helper()
-	args := []string{"-C", c.path(file), "--gen-key", "-n", name}
-	for p := range slices.Chunk(permissions, 2) {
-		args = append(args, "--cap", p[0], p[1])
-	}
-	c.run("ceph-authtool", args...)
-}
-
-// run runs one of Ceph's programs to its end.
-func (c *Cluster) run(program string, args ...string) {
-	c.t.Helper()
-	cmd := exec.Command(program, args...)
-	cmd.Env = c.env()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		c.t.Fatalf("cephtest: %s %s: %v\n%s", program, strings.Join(args, " "), err, out)
-	}
 }
 
 func (c *Cluster) env() []string { return append(os.Environ(), "CEPH_ARGS=", "CEPH_CONF="+c.Conf()) }
@@ -353,18 +207,12 @@ func (c *Cluster) command(limit time.Duration, program string, args ...string) (
 }
 
 // launch starts a daemon.
-func (c *Cluster) launch(name string, more ...string) {
+func (c *Cluster) launch(name string) {
 	c.t.Helper()
-	kind, id, _ := strings.Cut(name, ".")
-	args := append([]string{"-f", "-c", c.Conf(), "-i", id}, more...)
-	program := "ceph-" + kind
-	switch kind {
-	case "mon":
-		args = append(args, "--keyring", c.path("mon.keyring"))
-	case "client":
-		program, args = "radosgw", append([]string{"-f", "-c", c.Conf(), "-n", name}, more...)
+	cmd := exec.Command("bash", c.path("cluster.sh"), "run", c.dir, name) // it becomes the daemon
+	if name == gatewayName {
+		cmd = exec.Command("radosgw", "-f", "-c", c.Conf(), "-n", name)
 	}
-	cmd := exec.Command(program, args...)
 	cmd.Env = c.env()
 	out, err := os.OpenFile(c.path("log/"+name+".out"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -523,13 +371,6 @@ func (c *Cluster) logs() {
 			c.t.Logf("%s:\n%s", filepath.Base(name), b)
 		}
 	}
-}
-
-func uuid() string {
-	var b [16]byte
-	rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 // freePort returns a port of loopback on which nobody listens, below those
