@@ -1,6 +1,6 @@
 # make            build the programs into bin/
 # make demo       a real build of this repository, end to end, here
-# make cluster    three ZooKeeper nodes, three frontends, ten workers here; a third of it all is killed
+# make cluster    three ZooKeeper nodes, three frontends, ten workers, and Ceph, here; a third of it all is killed
 #                 (both with DISTCI_SANDBOX=lxc: each step in a container)
 # make test       all tests
 # make check      format, vet, staticcheck, man pages, shell scripts
@@ -26,7 +26,7 @@ SHELL_SCRIPTS = $(wildcard examples/*.sh examples/*/*.sh test/*.sh test/*/*.sh) 
 
 all:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS:%=./cmd/%)
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/libexec/ ./cmd/distci-init
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/libexec/ ./cmd/distci-init ./cmd/distci-control
 	CGO_ENABLED=$(if $(LXC),1,0) $(GO) build -trimpath -tags='$(LXC)' -o bin/ ./cmd/distci-lxc
 	$(if $(CEPH),set -e; for p in $(STORERS); do CGO_ENABLED=1 $(GO) build -trimpath -tags=ceph -o bin/$$p-ceph ./cmd/$$p; done)
 
@@ -65,7 +65,7 @@ install: all
 	install -m 755 $(PROGRAMS:%=bin/%) bin/distci-lxc $(DESTDIR)$(PREFIX)/bin
 	$(if $(CEPH),install -m 755 $(STORERS:%=bin/%-ceph) $(DESTDIR)$(PREFIX)/bin)
 	install -d $(DESTDIR)$(PREFIX)/libexec/distci
-	install -m 755 bin/libexec/distci-init $(DESTDIR)$(PREFIX)/libexec/distci
+	install -m 755 bin/libexec/distci-init bin/libexec/distci-control $(DESTDIR)$(PREFIX)/libexec/distci
 	for f in man/*.[0-9]; do install -m 644 $$f $(DESTDIR)$(PREFIX)/share/man/man$${f##*.}; done
 
 clean:

@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
 # What happens when a third of a cluster dies: three zones on this machine, each
-# with a ZooKeeper node, a frontend and three or four workers. Builds run, one
-# zone is killed in the middle (-9), and the rest ends them. A report tells what
-# was redone, by whom, and whether everything that was promised has been kept:
-# status 0, or 1 and what is wrong. It takes about half a minute.
+# with a ZooKeeper node, a frontend and three or four workers; and, if the store
+# is in Ceph, with a monitor and an OSD. Builds run, one zone is killed in the
+# middle (-9), and the rest ends them. A report tells what was redone, by whom,
+# and whether everything that was promised has been kept: status 0, or 1 and what
+# is wrong. It takes half a minute and more.
 #
-# With DISTCI_SANDBOX=lxc each step runs in a container, for which it takes root
-# and LXC; else they run as you.
+#   BUILDS=20              how many builds to begin
+#   STORE=ceph|dir         where what lasts is kept; Ceph if this machine has its
+#                          servers, and else a folder
+#   DISTCI_SANDBOX=lxc     each step runs in a container, for which it takes root
+#                          and LXC; else they run as you
 #
-# The ZooKeeper nodes come from test/zk/ensemble.sh; for real machines see
-# examples/zoo.cfg and examples/systemd.
+# The ZooKeeper nodes come from test/zk/ensemble.sh and Ceph from
+# test/ceph/cluster.sh; for real machines see examples/zoo.cfg and examples/systemd.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,8 +29,18 @@ if [ -n "$missing" ]; then
 	exit 69
 fi
 
+builds=${BUILDS:-20}
+if ! [[ $builds =~ ^[1-9][0-9]*$ ]] || [ "$builds" -lt 10 ]; then echo "cluster: BUILDS=$builds: expected a number, at least 10" >&2; exit 64; fi
+STORE=${STORE:-$(if command -v ceph-mon >/dev/null && command -v ceph-osd >/dev/null && [ -x bin/distci-claim-ceph ]; then echo ceph; else echo dir; fi)}
+case $STORE in
+dir) ;;
+ceph) [ -x bin/distci-claim-ceph ] || { echo 'cluster: bin/ has no programs for Ceph: install librados-dev, then make' >&2; exit 69; } ;;
+*) echo "cluster: STORE=$STORE: expected ceph or dir" >&2; exit 64 ;;
+esac
+
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/distci-cluster-XXXXXX")
 keepers=() fronts=() # the processes, by zone
+mons=() osds=()
 workers=()           # by number, from 1
 zone_of=(0 1 1 1 1 2 2 2 3 3 3)
 
@@ -63,6 +77,7 @@ finish() {
 	end INT "${workers[@]}"
 	end INT "${fronts[@]}"
 	end TERM "${keepers[@]}"
+	end KILL "${osds[@]}" "${mons[@]}"
 	rm -rf "$tmp"
 	if [ $status = 0 ]; then echo 'cluster: success'; else echo "cluster: failed: $reason" >&2; fi
 	exit $status
@@ -104,9 +119,26 @@ done
 until_true 60 'the ZooKeeper nodes serve' keepers_serve
 say "three ZooKeeper nodes: $(ensemble servers "$tmp/zk"); node $(ensemble leader "$tmp/zk") leads"
 
+DISTCI_STORE=dir:$tmp/store
+if [ "$STORE" = ceph ]; then
+	bash test/ceph/cluster.sh config "$tmp/ceph" 3 3
+	letters=abc
+	for z in 1 2 3; do
+		bash test/ceph/cluster.sh run "$tmp/ceph" "mon.${letters:z-1:1}" >>"$tmp/mon-$z.out" 2>&1 &
+		mons[z]=$!
+		disown
+		bash test/ceph/cluster.sh run "$tmp/ceph" "osd.$((z - 1))" >>"$tmp/osd-$z.out" 2>&1 &
+		osds[z]=$!
+		disown
+	done
+	bash test/ceph/cluster.sh pool "$tmp/ceph"
+	DISTCI_STORE=$(bash test/ceph/cluster.sh address "$tmp/ceph")
+	say "Ceph with three monitors and three OSDs; $(bash test/ceph/cluster.sh leader "$tmp/ceph") leads"
+fi
+
 # All that a process has to know: the same for each, in every zone.
 DISTCI_COORD="zk://$(ensemble servers "$tmp/zk")/example"
-export DISTCI_COORD DISTCI_STORE="dir:$tmp/store" DISTCI_HISTORY="$tmp/history"
+export DISTCI_COORD DISTCI_STORE DISTCI_HISTORY="$tmp/history"
 export XDG_CONFIG_HOME="$tmp/config" XDG_STATE_HOME="$tmp/state" XDG_CACHE_HOME="$tmp/cache" TZ=UTC
 PATH=$PWD/bin:$PATH
 export DISTCI_SANDBOX="${DISTCI_SANDBOX:-plain}"
@@ -186,8 +218,9 @@ trigger() { # N
 	local i
 	for ((i = 0; i < $1; i++)); do ctl trigger app >>"$tmp/numbers" || fail 'a build could not be triggered'; done
 }
-trigger 12
-say '12 builds of "app" triggered (configure, compile, test, publish); each that succeeds triggers one of "deploy"'
+first=$((builds * 3 / 5))
+trigger $first
+say "$first builds of \"app\" triggered (configure, compile, test, publish); each that succeeds triggers one of \"deploy\""
 
 # ---- a zone dies: the one with ZooKeeper's leader
 
@@ -198,21 +231,24 @@ zone_compiles() {
 	ctl members --json >"$tmp/members" &&
 		jq -es --arg zone "zone$zone-" '[.[] | select(.name | startswith($zone)) | .runs[]? | select(.name == "compile")] | length >= 2' "$tmp/members" >/dev/null
 }
+some_ended() { [ "$(ctl list app | cut -f 2 | grep -cx success)" -ge $((first / 4)) ]; }
+until_true $((60 + builds)) 'some builds end' some_ended
 until_true 60 "workers of zone $zone compile" zone_compiles
 say 'this is who is there (distci-buildctl members):'
 ctl members | sed 's/^/        /'
 victims=("${keepers[zone]}" "${fronts[zone]}")
+[ -z "${osds[zone]:-}" ] || victims+=("${osds[zone]}" "${mons[zone]}")
 for w in "${killed[@]}"; do victims+=("${workers[w]}"); done
 killed_at=$(date +%s.%N)
-say "kill -9: all of zone $zone: ZooKeeper's leader, a frontend, workers ${killed[*]}"
+say "kill -9: all of zone $zone: ZooKeeper's leader, a frontend, workers ${killed[*]}${osds[zone]:+, a monitor and an OSD}"
 end KILL "${victims[@]}"
-unset "keepers[zone]" "fronts[zone]"
+unset "keepers[zone]" "fronts[zone]" "osds[zone]" "mons[zone]"
 for w in "${killed[@]}"; do unset "workers[w]"; done
 
 
 rm -f "$tmp/refused"
-trigger 8
-say "8 more builds triggered; the last had its number $(jq -nr "$(date +%s.%N) - $killed_at | . * 10 | round / 10") s after the kill"
+trigger $((builds - first))
+say "$((builds - first)) more builds triggered; the last had its number $(jq -nr "$(date +%s.%N) - $killed_at | . * 10 | round / 10") s after the kill"
 if [ -s "$tmp/refused" ]; then
 	say "while there was no leader, requests were put off $(wc -l <"$tmp/refused") times, such as:"
 	head -n 1 "$tmp/refused" | fold -s -w 100 | sed 's/^/        /'
@@ -225,7 +261,7 @@ ended() {
 	[ "$(cut -f 2 "$tmp/app" | grep -cx success)" = "$(wc -l <"$tmp/deploy")" ] &&
 		! cut -f 2 "$tmp/app" "$tmp/deploy" | grep -qvx -e success -e failure -e error -e canceled
 }
-until_true 120 'all builds end' ended
+until_true $((120 + 3 * builds)) 'all builds end' ended
 say 'all builds have ended'
 
 # ---- the report
@@ -264,7 +300,7 @@ report=$(jq -nR --argjson killed_at "$killed_at" --arg dead "zone$zone-" --slurp
 	}' "$tmp/history")
 mapfile -t wrong < <(jq -r '.wrong[]' <<<"$report")
 
-builds=$(cat "$tmp/app" "$tmp/deploy" | wc -l)
+all=$(cat "$tmp/app" "$tmp/deploy" | wc -l)
 red=$(cat "$tmp/app" "$tmp/deploy" | cut -f 2 | grep -cvx success || :)
 apps=$(wc -l <"$tmp/app")
 [ "$red" = 0 ] || wrong+=("$red builds were not successful")
@@ -274,14 +310,16 @@ while read -r n; do
 done <"$tmp/numbers"
 [ "$(jq -r .steps <<<"$report")" = $((apps * 4 + apps * 2)) ] || wrong+=("$((apps * 6)) steps were expected")
 [ "$(jq '[.redone[] | select(.killed)] | length' <<<"$report")" -gt 0 ] || wrong+=('the killed workers were busy, and nothing was redone')
-for p in "${keepers[@]}" "${fronts[@]}" "${workers[@]}"; do
+for p in "${keepers[@]}" "${fronts[@]}" "${workers[@]}" "${osds[@]}" "${mons[@]}"; do
 	kill -0 "$p" 2>/dev/null || wrong+=("process $p, which nobody has killed, has ended")
 done
 expected=$((${#fronts[@]} + ${#workers[@]}))
 [ "$(ctl members --json | jq -s length)" = $expected ] || wrong+=("members: expected the $expected that live")
+# Every record, log, artefact and layer, read and compared with its digest.
+fsck=$(distci-buildctl fsck 2>&1) || wrong+=("distci-buildctl fsck: $fsck")
 
 echo
-jq -r --arg builds "$builds" --arg extra $((apps - 20)) '
+jq -r --arg builds "$all" --arg extra $((apps - builds)) '
 	def s: . * 10 | round / 10 | tostring + " s";
 	"\($builds) builds, all ended" + (if $extra != "0" then " (\($extra) more than asked for: triggers whose answer was lost had been carried out)" else "" end),
 	"\(.steps) steps (with the control of builds \(.tickets) tickets), each committed once",
@@ -289,6 +327,7 @@ jq -r --arg builds "$builds" --arg extra $((apps - 20)) '
 	"worker had ended, taken by the first that became free:",
 	(.redone[] | "    \(.step): begun by \(.instead)\(if .killed then " (killed)" else "" end), done by \(.by); ready again \(.ready | s) after the kill, taken after \(.claimed | s)")
 ' <<<"$report"
+echo "the store, every byte of it read: $(tail -n 1 <<<"$fsck") (distci-buildctl fsck)"
 echo "nothing waits, nobody works, and $expected members are there (distci-buildctl queue, members):"
 ctl queue | sed 's/^/    /'
 ctl members | sed 's/^/    /'
