@@ -32,7 +32,7 @@ func (r *run) startGuarded(stop <-chan wire.Stop) (c container, err error) {
 		done <- outcome{c, err}
 	}()
 	begun := time.Now()
-	alive := begun
+	alive := time.Time{} // when that child was last seen: on a busy machine it is long in coming
 	gaveUp := ""
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -53,12 +53,13 @@ func (r *run) startGuarded(stop <-chan wire.Stop) (c container, err error) {
 				gaveUp = "the worker is gone"
 			}
 		case <-tick.C:
+			has, works := monitorsChild()
 			switch {
 			case time.Since(begun) > startLimit:
 				gaveUp = "LXC takes too long"
-			case monitorWorks():
+			case works, has && alive.IsZero():
 				alive = time.Now()
-			case time.Since(alive) > childless:
+			case !alive.IsZero() && time.Since(alive) > childless:
 				gaveUp = "LXC waits for a process that is dead"
 			}
 		}
@@ -70,17 +71,19 @@ func (r *run) startGuarded(stop <-chan wire.Stop) (c container, err error) {
 	}
 }
 
-// monitorWorks tells whether a child of this process has a living child.
-func monitorWorks() bool {
+// monitorsChild tells whether a child of this process has a child, and whether
+// that lives.
+func monitorsChild() (has, lives bool) {
 	for _, pid := range childrenOf(os.Getpid()) {
 		for _, grandchild := range childrenOf(pid) {
+			has = true
 			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", grandchild))
 			if i := strings.LastIndexByte(string(b), ')'); i >= 0 && !strings.HasPrefix(string(b[i:]), ") Z") {
-				return true
+				return true, true
 			}
 		}
 	}
-	return false
+	return has, false
 }
 
 func childrenOf(pid int) (pids []int) {
