@@ -34,7 +34,7 @@ var stepEnv = []string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_A
 	"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 
 // notTools begin with distci- too.
-var notTools = []string{"distci-claim", "distci-frontend", "distci-init", "distci-lxc", "distci-buildctl-ceph", "distci-claim-ceph", "distci-frontend-ceph"}
+var notTools = []string{"distci-claim", "distci-frontend", "distci-init", controlProgram, "distci-lxc", "distci-buildctl-ceph", "distci-claim-ceph", "distci-frontend-ceph"}
 
 // Offer lists the capabilities that tickets may ask for: of every type for
 // which there is a tool now, and the labels.
@@ -71,12 +71,36 @@ func (t *Tools) Command(typ string) ([]string, error) {
 	tool := ticket.Tool(typ)
 	for _, dir := range t.Path {
 		path := filepath.Join(dir, tool)
-		if info, err := os.Stat(path); err == nil && info.Mode()&0o111 != 0 && info.Mode().IsRegular() {
-			return []string{path}, nil
+		if !executable(path) {
+			continue
 		}
+		if typ == controlType {
+			path = lighter(path)
+		}
+		return []string{path}, nil
 	}
 	return nil, fault.Errorf(fault.MissingTool, "worker: no %s in %s", tool, strings.Join(t.Path, ":"))
 }
+
+func executable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&0o111 != 0 && info.Mode().IsRegular()
+}
+
+// lighter is what runs instead of distci-buildctl, if it was installed beside
+// it: the same tool without the commands for people, whose libraries take
+// longer to start than an answer takes.
+func lighter(buildctl string) string {
+	dir := filepath.Dir(buildctl)
+	for _, place := range []string{".", "libexec", "../libexec/distci"} {
+		if path := filepath.Join(dir, place, controlProgram); executable(path) {
+			return path
+		}
+	}
+	return buildctl
+}
+
+const controlProgram = "distci-control"
 
 // Where a tool finds what it needs, in a sandbox that has a file system of its
 // own.

@@ -110,7 +110,7 @@ func (k kit) link(dir string) error {
 		switch name {
 		case "distci-lxc": // that one is without LXC
 			p = filepath.Join(k.bin, name)
-		case "distci-init":
+		case "distci-init", "distci-control":
 			name = "libexec/" + name
 		}
 		if err := os.Link(p, filepath.Join(dir, name)); err != nil {

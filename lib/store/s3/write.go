@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"time"
 
 	"github.com/distci/distci/lib/store"
@@ -23,14 +22,14 @@ func (s *bucket) Create(ctx context.Context, key string, r io.Reader) (store.Inf
 	return info, failed("create", key, err)
 }
 
-// etags are those that a server gives to what one request has put. Another
-// string is nobody's version.
-var etags = regexp.MustCompile(`^[0-9A-Za-z._-]{1,128}$`)
+// validETag tells whether a server may have given this ETag to what one request
+// has put. Another string is nobody's version.
+func validETag(s string) bool { return len(s) <= 128 && of(s, "._-") }
 
 // Swap implements [store.Store].
 func (s *bucket) Swap(ctx context.Context, key, version string, r io.Reader) (store.Info, error) {
 	c := condition{etag: version, absent: version == ""}
-	if !c.absent && !etags.MatchString(version) {
+	if !c.absent && !validETag(version) {
 		return store.Info{}, failed("swap", key, store.ErrConflict)
 	}
 	info, err := s.put(ctx, key, r, c)
