@@ -53,6 +53,7 @@ func TestThousandFollowers(t *testing.T) {
 		r := &Repo{store: m}
 		key := logKey("j", 1, "0", 1)
 		outs, wait := followers(t.Context(), r, n, key, 0, alive)
+		synctest.Wait() // what was there before they came each reads by itself
 		l := (&Repo{store: st}).NewLog(t.Context(), "j", 1, "0", 1)
 		var want strings.Builder
 		for i := range pieces {
