@@ -7,18 +7,38 @@ import (
 	"github.com/distci/distci/lib/repo"
 )
 
+// newCall is a call of somebody who is not known yet.
+func (s *server) newCall(w http.ResponseWriter, r *http.Request) *call {
+	c := &call{server: s, w: w, r: r, from: s.Proxies.address(r)}
+	c.setWho(access.Anonymous(""))
+	if r.TLS != nil { // a browser that was here once does not come without any more
+		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
+	}
+	return c
+}
+
+// deny refuses what a browser was made to do by a page of another site.
+func (s *server) deny(w http.ResponseWriter, r *http.Request) {
+	c := s.newCall(w, r)
+	defer c.audit(route{method: r.Method})
+	c.fail(status(http.StatusForbidden, "a page of another site may not do this"))
+}
+
 // authorize finds out whose the call is and whether he may use the route. It is
 // the one place where roles are enforced; what a handler has to see to by
 // itself is which jobs are in a list, and whose a ticket is: see sees.
 func (c *call) authorize(rt route) error {
-	if rt.role == access.Public { // no credential is looked at, so none is looked up
-		c.setWho(access.Anonymous(""))
-		return nil
+	var err error
+	if rt.role != access.Public { // of which no credential is looked at
+		err = c.identify()
 	}
-	if err := c.identify(); err != nil {
+	if e := c.limit(); e != nil {
+		return e
+	}
+	if err != nil || rt.role == access.Public {
 		return err
 	}
-	err := c.who.May(rt.role, "")
+	err = c.who.May(rt.role, "")
 	if err == nil && c.job != "" && !c.who.Sees(c.job) {
 		if rt.method == http.MethodGet {
 			return repo.ErrNoJob // whether it is there is none of his business
@@ -42,10 +62,9 @@ func (c *call) identify() error {
 	if err != nil {
 		return err
 	}
-	if !ok {
-		p = access.Anonymous("")
+	if ok {
+		c.setWho(p)
 	}
-	c.setWho(p)
 	return nil
 }
 
@@ -58,3 +77,11 @@ func (c *call) setWho(p access.Principal) {
 // sees tells whether the call may be told of a job. "" is for what belongs to
 // no job.
 func (c *call) sees(job string) bool { return c.who.Sees(job) }
+
+// challenge is what goes with status 401 (RFC 6750).
+func (c *call) challenge() string {
+	if c.r.Header.Get("Authorization") != "" {
+		return `Bearer realm="distci", error="invalid_token"`
+	}
+	return `Bearer realm="distci"`
+}

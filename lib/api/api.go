@@ -35,6 +35,17 @@ type Options struct {
 	Traffic *Traffic
 	// Access finds out whose a request is; nil: everybody may do everything.
 	Access access.Authenticator
+	// SignIn lets people sign in; nil: nobody does. Its sessions are to be in
+	// Access, too.
+	SignIn *access.OIDC
+	// Audit takes a record of every request that changes something, or was
+	// refused to; nil: there is no audit log. Name is this server's in it.
+	Audit Auditor
+	Name  string
+	// Limits bound how many requests one client makes; nil: no bounds. Proxies
+	// are believed where a request comes from; nil: nobody is.
+	Limits  *Limits
+	Proxies *Proxies
 }
 
 // The bounds of what a client may send, in bytes.
@@ -68,7 +79,14 @@ func New(r *repo.Repo, o Options) http.Handler {
 	}
 	s := &server{repo: r, Options: o}
 	// A page of another site must not make its reader's browser act here.
-	return observe(o.Log, http.NewCrossOriginProtection().Handler(http.HandlerFunc(s.serve)))
+	cross := http.NewCrossOriginProtection()
+	cross.SetDenyHandler(http.HandlerFunc(s.deny))
+	if o.SignIn != nil { // a proxy may have another name for us than browsers have
+		if err := cross.AddTrustedOrigin(o.SignIn.Sessions.Origin()); err != nil {
+			panic(err) // it was checked when the sessions were made
+		}
+	}
+	return observe(o.Log, cross.Handler(http.HandlerFunc(s.serve)))
 }
 
 // route is one line of the interface. A part of the pattern in braces is a
@@ -183,7 +201,7 @@ func split(u *url.URL) ([]string, error) {
 // serve finds the request's route. A path or a method that is not there is
 // answered as the original did.
 func (s *server) serve(w http.ResponseWriter, r *http.Request) {
-	c := &call{server: s, w: w, r: r}
+	c := s.newCall(w, r)
 	parts, err := split(r.URL)
 	if err != nil {
 		c.count(&s.Traffic.other)
@@ -207,6 +225,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		c.count(s.Traffic.of(rt))
 		err := c.bind(args)
+		defer c.audit(rt) // when the outcome is known
 		if e := c.authorize(rt); e != nil {
 			err = e // first: what is wrong with a path is not for everybody
 		}
@@ -216,10 +235,15 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		if err == nil {
 			err = rt.handle(c)
 		}
+		c.ended = true
 		c.fail(err)
 		return
 	}
 	c.count(&s.Traffic.other)
+	if err := c.limit(); err != nil {
+		c.fail(err)
+		return
+	}
 	switch {
 	case parts[0] == "jobs" || parts[0] == "tasks":
 		c.fail(status(http.StatusBadRequest, "there is no "+r.Method+" of this path"))

@@ -22,6 +22,8 @@ type call struct {
 	r *http.Request
 
 	who     access.Principal // whose it is
+	from    string           // address that it comes from
+	ended   bool             // the handler has returned
 	problem bool             // errors are told as RFC 9457 has it; the original's are text
 
 	// The parameters of the path, checked.

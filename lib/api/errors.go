@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strconv"
 
 	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/coord"
@@ -48,7 +49,10 @@ func gone(err error) error {
 // of fault, and so is Internal.
 func answer(err error) (code int, text string) {
 	var se *statusError
+	var often *busy
 	switch {
+	case errors.As(err, &often):
+		return http.StatusTooManyRequests, err.Error()
 	case errors.As(err, &se):
 		return se.code, se.text
 	case errors.Is(err, access.ErrUnauthenticated):
@@ -93,11 +97,14 @@ func (c *call) fail(err error) {
 	for _, name := range []string{"Content-Length", "Content-Disposition", "Etag", "Last-Modified", "Accept-Ranges", "Repr-Digest"} {
 		h.Del(name)
 	}
-	if code == http.StatusServiceUnavailable {
+	var often *busy
+	if errors.As(err, &often) {
+		h.Set("Retry-After", strconv.Itoa(often.seconds()))
+	} else if code == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "1")
 	}
 	if code == http.StatusUnauthorized {
-		h.Set("WWW-Authenticate", `Bearer realm="distci"`)
+		h.Set("WWW-Authenticate", c.challenge())
 	}
 	if code >= 500 {
 		text += " (request " + rec.id + ")"

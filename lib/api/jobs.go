@@ -28,7 +28,7 @@ func (c *call) listJobs() error {
 	if limit > 0 {
 		want++ // to see whether there is more
 	}
-	ids, err := c.repo.Jobs(c.r.Context(), after, want)
+	ids, err := c.jobs(after, want)
 	if err != nil {
 		return err
 	}
@@ -56,6 +56,9 @@ func (c *call) getJob() error {
 func (c *call) putJob() error {
 	config, err := c.document(maxDocument)
 	if err != nil {
+		return err
+	}
+	if err := c.reaches(config); err != nil {
 		return err
 	}
 	if err := c.repo.PutJob(c.r.Context(), c.job, config); err != nil {

@@ -12,6 +12,7 @@ func (c *call) listMembers() error {
 	if err != nil {
 		return err
 	}
+	c.hideRuns(ms)
 	if ms == nil {
 		ms = []member.Member{} // in JSON a list, too
 	}

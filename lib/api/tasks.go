@@ -40,6 +40,9 @@ func (c *call) listTasks() error {
 		return err
 	}
 	ids, err := c.repo.Queue().List(c.r.Context())
+	if err == nil {
+		ids, err = c.tickets(ids)
+	}
 	if err != nil {
 		return err
 	}
@@ -100,6 +103,9 @@ func (c *call) postTask() error {
 	if t.JobID != "" && t.Step != "" {
 		return status(http.StatusBadRequest, `ticket: field "step": the tickets of a build's steps are posted by the build`)
 	}
+	if err := c.mayPost(t); err != nil {
+		return err
+	}
 	if t.ID == "" {
 		t.ID = ticket.NewID()
 	} else if _, _, err := c.repo.Queue().Get(c.r.Context(), t.ID); err == nil {
@@ -118,6 +124,9 @@ func (c *call) getTask() error {
 		return err
 	}
 	t, _, err := c.repo.Queue().Get(c.r.Context(), c.task)
+	if err == nil && !c.sees(t.JobID) {
+		err = queue.ErrNotFound
+	}
 	if err != nil {
 		return err
 	}
@@ -131,6 +140,14 @@ func (c *call) putTask() error {
 	}
 	if put.ID != "" && put.ID != c.task {
 		return status(http.StatusBadRequest, "the ticket's id is another one than the path's")
+	}
+	if err := c.seesTicket(); err != nil {
+		return err
+	}
+	if put.JobID != "" {
+		if err := c.mayPost(put); err != nil {
+			return err
+		}
 	}
 	t, err := c.repo.PutTask(c.r.Context(), c.task, put, c.ifMatch())
 	if err != nil {
@@ -157,6 +174,9 @@ func (c *call) ifMatch() func(*ticket.Ticket) bool {
 }
 
 func (c *call) deleteTask() error {
+	if err := c.seesTicket(); err != nil {
+		return err
+	}
 	if err := c.repo.DeleteTask(c.r.Context(), c.task); err != nil {
 		return err
 	}
@@ -166,6 +186,9 @@ func (c *call) deleteTask() error {
 func (c *call) leaseTask() error {
 	put, err := c.readTask(true)
 	if err != nil {
+		return err
+	}
+	if err := c.seesTicket(); err != nil {
 		return err
 	}
 	t, canceled, err := c.repo.Lease(c.r.Context(), c.task, put)
