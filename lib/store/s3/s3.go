@@ -23,6 +23,12 @@
 // A server without conditional puts is refused: without them there is no way
 // by which writers could agree that survives one that is paused at the wrong
 // moment. Open tries it out, as servers that lack them take no notice.
+//
+// It is no [store.Remover], though Amazon's servers delete on a condition (If-Match)
+// too. Others take no notice of it (Ceph's gateway) or compare first and delete
+// afterwards, so that a put in between is lost (versitygw 1.8: 10 of 400 that
+// raced), which cannot be found out by trying. [store.Remove] needs conditional
+// puts only, which all of them have.
 package s3
 
 import (

@@ -40,6 +40,8 @@ func Run(t *testing.T, open Opener, fresh func(t *testing.T) string) {
 		{"Get", testGet},
 		{"GetWhileReplaced", testGetWhileReplaced},
 		{"Delete", testDelete},
+		{"Remove", testRemove},
+		{"RemoveRace", testRemoveRace},
 		{"BadKeys", testBadKeys},
 		{"Append", testAppend},
 		{"AppendAfterPut", testAppendAfterPut},
