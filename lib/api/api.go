@@ -101,7 +101,7 @@ type route struct {
 // alone tells whether the route needs no coordination service.
 func (r route) alone() bool {
 	switch r.pattern {
-	case "", "healthz", "schema/job.json", "jobs/{job}/config/schema":
+	case "", "healthz", "schema/job.json", "jobs/{job}/config/schema", "whoami", "ui/sign-in", "ui/sign-in/callback", "ui/sign-out":
 		return true
 	case "jobs/{job}/builds/{build}/steps/{step}/log", "jobs/{job}/builds/{build}/logs/{log}":
 		return true // if the log is sealed; they look themselves
@@ -117,6 +117,11 @@ var routes = []route{
 	{"GET", "", access.Public, (*call).root},
 	{"GET", "healthz", access.Public, (*call).health},
 	{"GET", "schema/job.json", access.Public, (*call).schema},
+
+	{"GET", "whoami", access.Public, (*call).whoami},
+	{"GET", "ui/sign-in", access.Public, (*call).signIn},
+	{"GET", "ui/sign-in/callback", access.Public, (*call).signedIn},
+	{"POST", "ui/sign-out", access.Public, (*call).signOut},
 
 	{"GET", "jobs", access.Read, (*call).listJobs},
 	{"GET", "jobs/{job}", access.Read, (*call).getJob},
@@ -226,8 +231,13 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		c.count(s.Traffic.of(rt))
 		err := c.bind(args)
 		defer c.audit(rt) // when the outcome is known
-		if e := c.authorize(rt); e != nil {
+		if e := c.authorize(rt); c.signInFirst(rt, e) {
+			return
+		} else if e != nil {
 			err = e // first: what is wrong with a path is not for everybody
+		}
+		if err == nil {
+			err = c.keepSession(rt)
 		}
 		if err == nil && !rt.alone() && !s.repo.Reachable() {
 			err = errUnreachable
