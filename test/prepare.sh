@@ -24,8 +24,10 @@ versity=${XDG_CACHE_HOME:-$HOME/.cache}/distci-test/versitygw-v1.8.0
 case ",${DISTCI_REQUIRE:-}," in *,s3,*)
 	[ -x "$versity/versitygw" ] || CGO_ENABLED=0 GOFLAGS='' GOBIN=$versity go install -ldflags='-s -w' github.com/versity/versitygw/cmd/versitygw@v1.8.0
 esac
-[ -n "$missing" ] || exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+case ",${DISTCI_REQUIRE:-}," in *,oidc,*) command -v npm >/dev/null || missing="$missing nodejs npm" ;; esac
+if [ -z "$missing" ]; then
+	:
+elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update -qq
 	# shellcheck disable=SC2086
@@ -33,3 +35,12 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 else
 	echo "prepare: missing:$missing; the tests that use them are skipped"
 fi
+# The provider that the tests sign in at, with exactly what its lock file names.
+oidc=${XDG_CACHE_HOME:-$HOME/.cache}/distci-test/oidc-provider-9.13.3
+case ",${DISTCI_REQUIRE:-}," in *,oidc,*)
+	if [ ! -d "$oidc/node_modules/oidc-provider" ] && command -v npm >/dev/null; then
+		mkdir -p "$oidc"
+		cp test/oidc/package.json test/oidc/package-lock.json "$oidc"
+		(cd "$oidc" && npm ci --silent --no-audit --no-fund --ignore-scripts)
+	fi
+esac
