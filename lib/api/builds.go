@@ -1,10 +1,14 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
+	"strings"
 
+	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/build"
+	"github.com/distci/distci/lib/repo"
 )
 
 func (c *call) listBuilds() error {
@@ -26,31 +30,79 @@ func (c *call) listBuilds() error {
 	return c.json(http.StatusOK, reply)
 }
 
-// trigger begins a build. The original's clients send no body or anything;
-// what we cannot do yet is refused rather than ignored.
+// trigger begins a build. The original's clients send no body, or anything; one
+// that is not a JSON object counts as none, unless it says that it is JSON.
 func (c *call) trigger() error {
-	b, err := c.document(maxDocument)
+	body, err := c.document(maxDocument)
 	if err != nil {
 		return err
 	}
-	var how struct {
-		Ref        string            `json:"ref"`
-		Parameters map[string]string `json:"parameters"`
+	s, err := readStart(body, c.r.Header.Get("Content-Type"))
+	if err != nil {
+		return err
 	}
-	_ = json.Unmarshal(b, &how)
-	if how.Ref != "" || len(how.Parameters) > 0 || c.r.Header.Get("Idempotency-Key") != "" {
-		return status(http.StatusNotImplemented, "a build cannot be given a ref, parameters or an idempotency key here")
-	}
-	return c.begin(&build.Cause{Kind: "request"})
+	s.Cause, s.Key = &build.Cause{Kind: "request", By: c.by()}, c.r.Header.Get(headerKey)
+	return c.begin(s)
 }
 
-func (c *call) begin(cause *build.Cause) error {
-	b, err := c.repo.Trigger(c.r.Context(), c.job, cause)
+// headerKey is the header with an idempotency key: a repeat of a request with
+// the same one has the effect of one, and its reply.
+const headerKey = "Idempotency-Key"
+
+// readStart reads the body of a request for a build.
+func readStart(body []byte, typ string) (repo.Start, error) {
+	var how struct {
+		Ref        *string            `json:"ref"`
+		Parameters map[string]*string `json:"parameters"`
+	}
+	body = bytes.TrimSpace(body)
+	isJSON := strings.HasPrefix(strings.ToLower(typ), "application/json")
+	if len(body) == 0 || !isJSON && (body[0] != '{' || !json.Valid(body)) {
+		return repo.Start{}, nil
+	}
+	bad := status(http.StatusBadRequest, `expected {"parameters": {"NAME": "VALUE", …}, "ref": "…"}, each of the two if it is wanted`)
+	if body[0] != '{' || json.Unmarshal(body, &how) != nil {
+		return repo.Start{}, bad
+	}
+	s := repo.Start{}
+	if how.Ref != nil {
+		if s.Ref = *how.Ref; s.Ref == "" {
+			return s, status(http.StatusBadRequest, "ref: expected a branch, a tag or a commit; leave it out for the job's own")
+		}
+	}
+	for name, v := range how.Parameters {
+		if v == nil {
+			return s, bad
+		}
+		if s.Parameters == nil {
+			s.Parameters = map[string]string{}
+		}
+		s.Parameters[name] = *v
+	}
+	return s, nil
+}
+
+// by names whose request it is in a build's record; "" for whoever is on this
+// machine.
+func (c *call) by() string {
+	if c.who.Via == access.ViaLocal {
+		return ""
+	}
+	return c.who.Name
+}
+
+func (c *call) begin(s repo.Start) error {
+	b, _, err := c.repo.Begin(c.r.Context(), c.job, s)
 	if err != nil {
 		return err
 	}
-	// As the original said it; the rest of the record is there to be got.
-	return c.buildReply(http.StatusCreated, int64(b.Number), &build.State{Status: b.State.Status})
+	return c.begun(b)
+}
+
+// begun tells of a build that was begun, by this request or one before it. As
+// the original said it; the rest of the record is there to be got.
+func (c *call) begun(b *build.Build) error {
+	return c.buildReply(http.StatusCreated, int64(b.Number), &build.State{Status: build.Preparing})
 }
 
 // buildReply tells of a build. The number is a number, or a string as the

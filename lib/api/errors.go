@@ -59,6 +59,8 @@ func answer(err error) (code int, text string) {
 		return http.StatusUnauthorized, err.Error()
 	case errors.Is(err, queue.ErrLost):
 		return http.StatusConflict, err.Error()
+	case errors.Is(err, repo.ErrKeyReused):
+		return http.StatusUnprocessableEntity, err.Error()
 	case errors.Is(err, workspace.ErrLimit):
 		return http.StatusRequestEntityTooLarge, err.Error()
 	case errors.Is(err, store.ErrFull):

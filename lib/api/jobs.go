@@ -159,7 +159,7 @@ func (c *call) githubWebhook() error {
 			continue
 		}
 		if params.Ref == payload.Ref || "refs/heads/"+params.Ref == payload.Ref {
-			return c.begin(&build.Cause{Kind: "webhook", By: payload.Ref})
+			return c.begin(repo.Start{Cause: &build.Cause{Kind: "webhook", By: payload.Ref}})
 		}
 	}
 	return status(http.StatusBadRequest, fmt.Sprintf("the job checks out nothing from %.300q", payload.Ref))

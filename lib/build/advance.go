@@ -26,7 +26,8 @@ const maxDepth = 32
 // ErrStale: the ticket is not one that this build waits for.
 var ErrStale = fault.Errorf(fault.Interrupted, "the build does not wait for this ticket")
 
-// New begins a build: its record, and the ticket that starts it.
+// New begins a build: its record, and the ticket that starts it. What it is to
+// be begun with besides its cause the caller sets in the record.
 func New(jobID string, n ticket.Number, cause *Cause, now time.Time) (*Build, *ticket.Ticket) {
 	now = now.UTC()
 	b := &Build{jobID, n, State{Status: Preparing, Cause: cause, Created: &now}}
@@ -42,10 +43,11 @@ func (b *Build) control(action string, now time.Time) *ticket.Ticket {
 	return t
 }
 
-// Start turns the job into the build's steps and returns the tickets of those
-// that can begin.
+// Start turns the job, with what the build was begun with, into the build's
+// steps and returns the tickets of those that can begin.
 func (b *Build) Start(j *job.Job, now time.Time) []*ticket.Ticket {
 	s := &b.State
+	j = j.For(s.Parameters, s.Ref)
 	s.Status, s.Control, s.Tasks = Running, "", map[string]*ticket.Ticket{}
 	for _, step := range j.Steps {
 		s.Tasks[step.Key] = &ticket.Ticket{

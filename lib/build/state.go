@@ -27,34 +27,40 @@ const (
 // State is the record of a build, in JSON an object with the names below in
 // lower case. A key that is not known is kept.
 type State struct {
-	Status    string
-	Result    string                    // when complete: as a ticket's
-	Error     string                    // what failed, if it was not a step
-	Canceled  string                    // who canceled it; "": nobody
-	Cause     *Cause                    // what started it
-	Created   *time.Time                //
-	Ended     *time.Time                //
-	Control   string                    // id of the control ticket that is posted
-	Tasks     map[string]*ticket.Ticket // by step key; a pending one without id is not posted yet
-	Artifacts map[string][]string       // artifact id → path as a list of its parts
+	Status   string
+	Result   string // when complete: as a ticket's
+	Error    string // what failed, if it was not a step
+	Canceled string // who canceled it; "": nobody
+	Cause    *Cause // what started it
+	// Parameters and Ref are what the build was begun with: values in place of
+	// the defaults of the job's parameters, and what to check out.
+	Parameters map[string]string
+	Ref        string
+	Created    *time.Time                //
+	Ended      *time.Time                //
+	Control    string                    // id of the control ticket that is posted
+	Tasks      map[string]*ticket.Ticket // by step key; a pending one without id is not posted yet
+	Artifacts  map[string][]string       // artifact id → path as a list of its parts
 
 	Extra map[string]json.RawMessage
 }
 
 // Cause is what started a build.
 type Cause struct {
-	Kind   string        `json:"kind"` // "request", "upstream", "webhook"
+	Kind   string        `json:"kind"` // "request", "upstream", "webhook", "retry"
 	By     string        `json:"by,omitempty"`
-	JobID  string        `json:"job_id,omitempty"` // of the upstream build
-	Number ticket.Number `json:"build_number,omitempty"`
-	Depth  int           `json:"depth,omitempty"` // how many builds triggered each other up to here
+	JobID  string        `json:"job_id,omitempty"`       // of the upstream build
+	Number ticket.Number `json:"build_number,omitempty"` // of that, or of the build that is retried
+	From   string        `json:"from,omitempty"`         // of a retry: the first step that is run again
+	Depth  int           `json:"depth,omitempty"`        // how many builds triggered each other up to here
+	Event  *Event        `json:"event,omitempty"`        // of a webhook, and of a retry of what it began
 }
 
 // fields ties the JSON names to the struct.
 func (s *State) fields() map[string]any {
 	return map[string]any{
 		"status": &s.Status, "result": &s.Result, "error": &s.Error, "canceled": &s.Canceled,
-		"cause": &s.Cause, "created": &s.Created, "ended": &s.Ended, "control": &s.Control,
+		"cause": &s.Cause, "parameters": &s.Parameters, "ref": &s.Ref, "created": &s.Created, "ended": &s.Ended, "control": &s.Control,
 		"tasks": &s.Tasks, "artifacts": &s.Artifacts,
 	}
 }
@@ -96,6 +102,8 @@ func (s State) MarshalJSON() ([]byte, error) {
 	put("error", s.Error != "", s.Error)
 	put("canceled", s.Canceled != "", s.Canceled)
 	put("cause", s.Cause != nil, s.Cause)
+	put("parameters", len(s.Parameters) > 0, s.Parameters)
+	put("ref", s.Ref != "", s.Ref)
 	put("created", s.Created != nil, s.Created)
 	put("ended", s.Ended != nil, s.Ended)
 	put("control", s.Control != "", s.Control)
@@ -120,6 +128,7 @@ func (s *State) Clone() State {
 		c.Tasks[key] = &task
 	}
 	c.Artifacts = maps.Clone(s.Artifacts)
+	c.Parameters = maps.Clone(s.Parameters)
 	c.Extra = maps.Clone(s.Extra)
 	return c
 }

@@ -201,24 +201,6 @@ func (j *Job) step(i int, t task) Step {
 	return s
 }
 
-// WithParameters returns j with other values for its parameters. A name that
-// is none of them is an error of kind Usage.
-func (j *Job) WithParameters(values map[string]string) (*Job, error) {
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		if _, ok := j.Parameters[name]; !ok {
-			known := strings.Join(slices.Sorted(maps.Keys(j.Parameters)), ", ")
-			return nil, fault.Errorf(fault.Usage, "job %s: unknown parameter %q (known: %s)", j.ID, name, cmp.Or(known, "none"))
-		}
-		if strings.ContainsRune(values[name], 0) {
-			return nil, fault.Errorf(fault.Usage, "job %s: parameter %q: expected a string without NUL", j.ID, name)
-		}
-	}
-	c := *j
-	c.Steps = slices.Clone(j.Steps)
-	c.setEnv(values)
-	return &c, nil
-}
-
 // setEnv gives every step its variables: the parameters, over them the job's,
 // over these its own.
 func (j *Job) setEnv(values map[string]string) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -19,63 +18,6 @@ import (
 	"github.com/distci/distci/lib/store"
 	"github.com/distci/distci/lib/ticket"
 )
-
-// Trigger begins a build of a job. Errors: ErrNoJob.
-func (r *Repo) Trigger(ctx context.Context, id string, cause *build.Cause) (*build.Build, error) {
-	if _, err := r.store.Stat(ctx, jobKey(id)); errors.Is(err, store.ErrNotFound) {
-		return nil, ErrNoJob
-	} else if err != nil {
-		return nil, err
-	}
-	for {
-		b, t, ops, err := r.triggerOps(ctx, id, cause)
-		if err != nil {
-			return nil, err
-		}
-		err = r.queue.Post(ctx, t, ops...)
-		var refused *queue.OpError
-		if !errors.As(err, &refused) {
-			return b, err
-		}
-		// Somebody else has taken the number; or it was we, the answer got lost,
-		// and the build may even have ended.
-		mine, err := r.began(ctx, id, b)
-		if err != nil {
-			return nil, fmt.Errorf("%w; whether it began build %d: %w", coord.ErrUnknown, b.Number, err)
-		}
-		if mine {
-			return b, nil
-		}
-	}
-}
-
-// began tells whether the build with b's number is b.
-func (r *Repo) began(ctx context.Context, id string, b *build.Build) (bool, error) {
-	var there *build.Build
-	rec, err := r.live(ctx, id, b.Number)
-	switch {
-	case err == nil:
-		there = rec.Build
-	case errors.Is(err, ErrNoBuild):
-		there, err = r.finished(ctx, id, b.Number)
-	}
-	if errors.Is(err, ErrNoBuild) {
-		return false, nil
-	}
-	return err == nil && there.State.Created != nil && there.State.Created.Equal(*b.State.Created), err
-}
-
-// triggerOps makes the next build of a job, the ticket that starts it, and the
-// operations that are to go along with the ticket's post.
-func (r *Repo) triggerOps(ctx context.Context, id string, cause *build.Cause) (*build.Build, *ticket.Ticket, []coord.Op, error) {
-	last, version, err := r.lastBuild(ctx, id)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	b, t := build.New(id, last+1, cause, time.Now())
-	data, err := encodeState(&b.State)
-	return b, t, []coord.Op{numberOps(id, b.Number, version), coord.Create(buildPath(id, b.Number), data)}, err
-}
 
 // Builds lists the numbers of a job's builds, in order.
 func (r *Repo) Builds(ctx context.Context, id string) ([]ticket.Number, error) {

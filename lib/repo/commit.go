@@ -241,7 +241,7 @@ func (r *Repo) finish(ctx context.Context, c *queue.Claim, rec *record, down Dow
 			} else if err != nil {
 				return err
 			}
-			_, t, more, err := r.triggerOps(ctx, id, down.Cause)
+			_, t, more, err := r.triggerOps(ctx, id, Start{Cause: down.Cause})
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@
 //	/members/<uuid>      a worker or a frontend, see package member
 //	/jobs/<job>          the number of the job's last build
 //	/builds/<job>:<n>    the record of a build that is not finished
+//	/keys/<day>/<xx>/<…> what was begun with an idempotency key, see keys.go
 //
 // In the store, where a build number has 16 digits and a step's key 4:
 //
@@ -58,6 +59,7 @@ type Repo struct {
 const (
 	jobsRoot   = "/jobs"
 	buildsRoot = "/builds"
+	keysRoot   = "/keys"
 )
 
 // maxRecord bounds the record of a live build, in bytes of JSON: it shares a
@@ -75,7 +77,7 @@ func Open(ctx context.Context, conn coord.Conn, st store.Store, o queue.Options)
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range []string{jobsRoot, buildsRoot} {
+	for _, p := range []string{jobsRoot, buildsRoot, keysRoot} {
 		if err := coord.EnsurePath(ctx, conn, p); err != nil {
 			return nil, err
 		}

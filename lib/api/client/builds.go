@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -66,13 +67,42 @@ func (c *Client) Build(ctx context.Context, job string, n ticket.Number) (*build
 	return reply.State, nil
 }
 
-// Trigger begins a build and returns its number. A request whose answer is
-// lost is not repeated: it may have begun one.
+// Start is what a build is begun with; the zero value: as the job is.
+type Start struct {
+	Parameters map[string]string `json:"parameters,omitempty"` // values in place of the defaults
+	Ref        string            `json:"ref,omitempty"`        // what to check out
+	// Key is an idempotency key. With one the request is repeated when its answer
+	// is lost, and so may the caller for a day: it begins one build.
+	Key string `json:"-"`
+}
+
+// Trigger begins a build of a job as it is and returns its number. A request
+// whose answer is lost is not repeated: it may have begun one. See Begin.
 func (c *Client) Trigger(ctx context.Context, job string) (ticket.Number, error) {
+	return c.Begin(ctx, job, Start{})
+}
+
+// Begin begins a build and returns its number.
+func (c *Client) Begin(ctx context.Context, job string, s Start) (ticket.Number, error) {
+	body, err := json.Marshal(s)
+	if err != nil {
+		return 0, fault.Wrap(fault.Usage, err)
+	}
+	return c.begin(ctx, []string{"jobs", job, "builds"}, body, s.Key)
+}
+
+func (c *Client) begin(ctx context.Context, path []string, body []byte, key string) (ticket.Number, error) {
 	var reply struct {
 		Number ticket.Number `json:"build_number"`
 	}
-	err := c.json(ctx, &request{method: http.MethodPost, path: []string{"jobs", job, "builds"}, header: jsonBody, body: []byte("{}")}, &reply)
+	q := &request{method: http.MethodPost, path: path, header: maps.Clone(jsonBody), body: body, repeat: key != ""}
+	if key != "" {
+		q.header["Idempotency-Key"] = key
+	}
+	err := c.json(ctx, q, &reply)
+	if err == nil && reply.Number <= 0 {
+		err = fault.Errorf(fault.Config, "client: %s: the reply has no build_number", q)
+	}
 	return reply.Number, err
 }
 
