@@ -11,8 +11,9 @@ import (
 	"github.com/distci/distci/lib/fault"
 )
 
-// open listens. An address that others can reach must be asked for twice.
-func open(address string, insecure bool) (net.Listener, error) {
+// open listens. At an address that others can reach they must show who they
+// are, unless that is asked for twice.
+func open(address string, d *door) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		removeStale(path)
 		l, err := net.Listen("unix", path)
@@ -25,14 +26,14 @@ func open(address string, insecure bool) (net.Listener, error) {
 	if err != nil {
 		return nil, fault.Errorf(fault.Usage, "--listen %q: expected host:port or unix:/path", address)
 	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && !insecure {
-		return nil, fault.Errorf(fault.Config, "--listen %q: others can reach it, and everybody may do everything; say --insecure if that is meant", address)
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && !d.insecure && !d.controlled() {
+		return nil, fault.Errorf(fault.Config, "--listen %q: others can reach it, and everybody may do everything; say --require-token, or --insecure if that is meant", address)
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fault.Errorf(fault.Config, "--listen: %w", err)
 	}
-	return l, nil
+	return newFair(l, d.connections, d.trusted), nil
 }
 
 // removeStale removes a socket that nobody serves any more, as a process that
@@ -52,9 +53,12 @@ func removeStale(path string) {
 	}
 }
 
-func url(l net.Listener) string {
-	if l.Addr().Network() == "unix" {
+func (d *door) url(l net.Listener) string {
+	switch {
+	case l.Addr().Network() == "unix":
 		return "unix:" + l.Addr().String()
+	case d.cert != "":
+		return "https://" + l.Addr().String()
 	}
 	return "http://" + l.Addr().String()
 }

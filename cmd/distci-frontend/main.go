@@ -13,8 +13,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/pflag"
 
+	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/api"
 	"github.com/distci/distci/lib/cluster"
 	"github.com/distci/distci/lib/fault"
@@ -37,7 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	tool.Describe(fs, "[options]", "Serve the REST interface over the cluster's coordination and store.")
 	listen := fs.String("listen", "127.0.0.1:8088", "serve at `ADDRESS`, host:port or unix:/path; port 0: a free one")
-	insecure := fs.Bool("insecure", false, "serve at an address that others can reach, although everybody may do everything")
+	door := newDoor(fs)
 	portFile := fs.String("port-file", "", "write the port to `FILE` once it is served")
 	coord := tool.Setting(fs, "coord", "coord", "", "the coordination's `URL`")
 	store := tool.Setting(fs, "store", "store", "", "the store's `URL`")
@@ -51,7 +53,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return status
 	}
 	fail := func(err error) int { return tool.Fail(name, stderr, err) }
-	l, err := open(*listen, *insecure)
+	if err := door.check(*listen); err != nil {
+		return fail(err)
+	}
+	l, err := open(*listen, door)
 	if err != nil {
 		return fail(err)
 	}
@@ -65,10 +70,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(err)
 	}
+	self := member.Self(member.Frontend, "", tool.Version)
+	self.Listen = door.url(l)
+	audit := access.NewAudit(cl.Store, uuid.NewString(), log)
 	ending, traffic := make(chan struct{}), &api.Traffic{}
 	srv := &http.Server{
 		Handler: api.New(cl.Repo, api.Options{Layers: workspace.NewLayers(cl.Store, cache, workspace.Limits{}),
-			MaxUpload: *upload, Log: log, Done: ending, Traffic: traffic}),
+			MaxUpload: *upload, Log: log, Done: ending, Traffic: traffic,
+			Access: door.chain(l, cl.Store, log), Audit: audit, Name: self.Name, Limits: door.limits(), Proxies: door.trusted}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
@@ -77,15 +86,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err := announce(l, *portFile); err != nil {
 		return fail(err)
 	}
-	self := member.Self(member.Frontend, "", tool.Version)
-	self.Listen = url(l)
 	defer member.Join(cl.Conn, func() member.Info { return self }, log)()
-	log.Info("listening on " + url(l))
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(l) }()
+	serve, err := door.serve(srv, l, log)
+	if err != nil {
+		return fail(err)
+	}
+	log.Info("listening on " + self.Listen)
+	go func() { failed <- serve() }()
 	select {
 	case err := <-failed:
-		return fail(fault.Wrap(fault.Temporary, err))
+		return fail(errors.Join(fault.Wrap(fault.Temporary, err), closeAudit(audit)))
 	case <-ctx.Done():
 	}
 	log.Info("finishing the requests that run")
@@ -98,5 +109,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = srv.Close()
 	}
 	log.Info("served", "bytes", traffic)
-	return fail(err)
+	return fail(errors.Join(err, closeAudit(audit)))
 }

@@ -109,8 +109,11 @@ type Proxies struct {
 	Socket   bool // and whoever reaches our socket
 }
 
-// trusts tells whether a peer is one of them.
-func (p *Proxies) trusts(a netip.Addr) bool {
+// Trusts tells whether a peer is one of them. Nil trusts nobody.
+func (p *Proxies) Trusts(a netip.Addr) bool {
+	if p == nil {
+		return false
+	}
 	for _, n := range p.Networks {
 		if n.Contains(a.Unmap()) {
 			return true
@@ -128,7 +131,7 @@ func (p *Proxies) address(r *http.Request) string {
 	if err == nil {
 		from = peer.Addr().Unmap().WithZone("").String()
 	}
-	if p == nil || err != nil && !p.Socket || err == nil && !p.trusts(peer.Addr()) {
+	if p == nil || err != nil && !p.Socket || err == nil && !p.Trusts(peer.Addr()) {
 		return from
 	}
 	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
@@ -138,7 +141,7 @@ func (p *Proxies) address(r *http.Request) string {
 			break
 		}
 		from = a.Unmap().WithZone("").String()
-		if !p.trusts(a) {
+		if !p.Trusts(a) {
 			break
 		}
 	}
