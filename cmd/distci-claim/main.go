@@ -19,6 +19,7 @@ import (
 	"github.com/distci/distci/lib/cluster"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/member"
+	"github.com/distci/distci/lib/observe"
 	"github.com/distci/distci/lib/ticket"
 	"github.com/distci/distci/lib/tool"
 	"github.com/distci/distci/lib/worker"
@@ -57,6 +58,7 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	grace := fs.Duration("grace", time.Second, "time between SIGTERM and SIGKILL for a step that is stopped")
 	pass := fs.StringSlice("pass-env", nil, "variables that the steps get besides the usual ones (`NAME`,…)")
 	sandboxed := sandboxFlags(fs)
+	observed := observeFlags(fs)
 	id := fs.String("name", defaultName(), "the worker's `NAME`, shown as the assignee")
 	log, status := tool.ParseArgs(fs, args, stdout, stderr)
 	if log == nil {
@@ -72,7 +74,12 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	if fs.NArg() > 0 && len(*capabilities) == 0 {
 		*capabilities = []string{ticket.Capability("execute-shell")}
 	}
-	cl, err := cluster.Open(ctx, cluster.Options{Coord: *coord, Store: *store, History: *history, Session: *session, Log: log})
+	sink, traced, endObserver, err := observed.open(log, stderr)
+	if err != nil {
+		return fail(err)
+	}
+	defer endObserver()
+	cl, err := cluster.Open(ctx, cluster.Options{Coord: *coord, Store: *store, History: *history, Session: *session, Log: log, Observe: sink})
 	if err != nil {
 		return fail(err)
 	}
@@ -80,6 +87,9 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 	cached, err := workspace.OpenCache(filepath.Join(*state, "layers"), *cache)
 	if err != nil {
 		return fail(err)
+	}
+	if sink != nil {
+		cached.Observe(func(hit bool) { sink.Tell(observe.Event{Layer: &observe.Layer{Hit: hit}}) })
 	}
 	tools := worker.Tools{Path: worker.ToolPath(*path), Program: fs.Args(), Labels: *labels, Capabilities: *capabilities, PassEnv: *pass}
 	sb, closeSandbox, err := sandboxed.open(*mirror, *credentials, &tools, log)
@@ -97,7 +107,7 @@ func run(ctx context.Context, signals <-chan os.Signal, args []string, stdout, s
 		Repo: cl.Repo, Layers: workspace.NewLayers(cl.Store, cached, workspace.Limits{}), Sandbox: sb, Name: *id, Dir: filepath.Join(*state, "work"),
 		Slots: *jobs, Loop: *loop, Wait: *wait, Session: cl.Conn.Session().Timeout, Grace: *grace, Log: log,
 		API:   func(job string, n ticket.Number) http.Handler { return api.Scoped(handler, job, n) },
-		Tools: tools, Limits: sandboxed.limits(), LogLimit: *logLimit,
+		Tools: tools, Limits: sandboxed.limits(), LogLimit: *logLimit, Observe: sink, Trace: traced,
 	})
 	if err != nil {
 		return fail(err)

@@ -14,6 +14,7 @@ import (
 	"github.com/distci/distci/lib/coord/local"
 	"github.com/distci/distci/lib/coord/zk"
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/observe"
 	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/store"
@@ -39,6 +40,7 @@ type Options struct {
 	Session time.Duration // the session's time-out; default: 10 s
 	History string        // file to which the queue's events are appended, one JSON object a line; default: none
 	Log     *slog.Logger
+	Observe observe.Sink // is told of operations, sessions and tickets; default: nobody
 }
 
 // Open opens a cluster. Errors are of kind Config, or what the service says.
@@ -59,14 +61,31 @@ func Open(ctx context.Context, o Options) (_ *Cluster, err error) {
 		}
 		queueOptions.Trace = c.history.add
 	}
+	if o.Observe != nil {
+		queueOptions.Trace = both(queueOptions.Trace, func(e queue.Event) { o.Observe.Tell(observe.Event{Ticket: &e}) })
+	}
 	if c.Store, err = openStore(ctx, o.Store); err != nil {
 		return nil, err
 	}
 	if c.Conn, err = openCoord(ctx, o.Coord, o.Session, o.Log); err != nil {
 		return nil, err
 	}
+	if o.Observe != nil {
+		c.Store, c.Conn = observe.WrapStore(c.Store, o.Observe), observe.WrapConn(c.Conn, o.Observe)
+	}
 	c.Repo, err = repo.Open(ctx, c.Conn, c.Store, queueOptions)
 	return c, err
+}
+
+// both calls two functions; the first may be nil.
+func both(a, b func(queue.Event)) func(queue.Event) {
+	if a == nil {
+		return b
+	}
+	return func(e queue.Event) {
+		a(e)
+		b(e)
+	}
 }
 
 func openCoord(ctx context.Context, url string, session time.Duration, log *slog.Logger) (coord.Conn, error) {

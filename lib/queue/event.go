@@ -32,6 +32,8 @@ type Event struct {
 	Event   string    `json:"event"`
 	Outcome string    `json:"outcome"`
 	Ticket  string    `json:"ticket"`
+	Type    string    `json:"type,omitempty"`
+	Result  string    `json:"result,omitempty"` // of a commit
 	Job     string    `json:"job,omitempty"`
 	Build   int64     `json:"build,omitempty"`
 	Step    string    `json:"step,omitempty"`
@@ -44,8 +46,11 @@ type Event struct {
 // told tells of an operation on t that began at that time and ended with err.
 // c is the claim that it made or relied on, if any.
 func (q *Queue) told(event string, begin time.Time, t *ticket.Ticket, c *Claim, err error) {
-	e := Event{Begin: begin, End: time.Now(), Event: event, Outcome: Done, Ticket: t.ID, Job: t.JobID,
+	e := Event{Begin: begin, End: time.Now(), Event: event, Outcome: Done, Ticket: t.ID, Type: t.Type, Job: t.JobID,
 		Build: int64(t.BuildNumber), Step: t.Step, Attempt: t.Attempt}
+	if event == EventCommit {
+		e.Result = t.Result
+	}
 	switch {
 	case errors.Is(err, ErrLost):
 		e.Outcome = Lost

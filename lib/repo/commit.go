@@ -36,8 +36,13 @@ type Downstream struct {
 
 // Control is a control ticket that was prepared.
 type Control struct {
-	rec *record
+	rec   *record
+	ended *build.Build
 }
+
+// Ended is the build that was finished by the commit of this ticket; nil if it
+// was not.
+func (c *Control) Ended() *build.Build { return c.ended }
 
 // Prepare fills in what distci-buildctl needs to know. A nil Control with no
 // error means that the build does not wait for this ticket.
@@ -56,7 +61,7 @@ func (r *Repo) Prepare(ctx context.Context, t *ticket.Ticket) (*Control, error) 
 	if err != nil && !errors.Is(err, ErrNoJob) {
 		return nil, err
 	}
-	return &Control{rec}, t.Set(FieldBuild, rec.State)
+	return &Control{rec: rec}, t.Set(FieldBuild, rec.State)
 }
 
 // Commit ends a claim with the outcome that is in t: the build moves on, and
@@ -166,7 +171,11 @@ func (r *Repo) CommitControl(ctx context.Context, c *queue.Claim, ctl *Control, 
 		rec.Build = &b
 	}
 	if rec.State.Status == build.Complete {
-		return nil, r.finish(ctx, c, &rec, down)
+		err := r.finish(ctx, c, &rec, down)
+		if err == nil {
+			ctl.ended = rec.Build
+		}
+		return nil, err
 	}
 	op, err := rec.set()
 	if err != nil {

@@ -80,6 +80,9 @@ type Result struct {
 	OOM    bool // it, or a part of it, was killed for using too much memory
 	Full   bool // it was killed for using too much disk
 	Usage  Usage
+	// When the program was started and when it had ended; what was before and
+	// after belongs to the sandbox.
+	Started, Ended time.Time `json:"-"`
 }
 
 // Usage is what the program used, with those of its descendants that it has

@@ -20,7 +20,7 @@ import (
 // programs, so that one file serves a machine.
 var settings = []string{
 	"coord", "store", "url", "token_file", "path", "workspace", "mirror",
-	"credentials", "labels", "state", "session_timeout", "history", "sandbox", "image", "images", "grants", "network", "secrets",
+	"credentials", "labels", "state", "session_timeout", "history", "sandbox", "image", "images", "grants", "network", "secrets", "trace",
 }
 
 const envAnnotation = "distci_env"

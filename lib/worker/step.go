@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/observe"
 	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/sandbox"
@@ -42,6 +43,8 @@ type slot struct {
 	build  string
 	layers []string
 	index  *workspace.Index
+
+	rec *record // of the present attempt; nil if nobody listens
 }
 
 func (s *slot) workspace() string { return filepath.Join(s.dir, "workspace") }
@@ -55,7 +58,9 @@ func (s *slot) work(ctx, idle context.Context, c *queue.Claim, offer []string) (
 		return nil, s.commitError(ctx, c, fault.Errorf(kindOr(p.Fault, fault.Lost), "no attempt of %d was brought to an end; the last, on %s: %s", t.Attempt-1, p.Worker, p.Error))
 	}
 	for {
+		s.rec = s.begin(ctx, c)
 		next, err := s.attempt(ctx, idle, c, offer)
+		s.rec.tell()
 		if !errors.Is(err, repo.ErrChanged) {
 			return next, err
 		}
@@ -85,6 +90,15 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 		}
 		if ctl == nil {
 			return nil, s.Repo.Drop(ctx, c)
+		}
+	case repo.IsStatus(t):
+		if err := s.Repo.PrepareStatus(ctx, t); errors.Is(err, repo.ErrObsolete) {
+			return nil, s.Repo.Drop(ctx, c)
+		} else if errors.Is(err, repo.ErrTooEarly) {
+			s.leave(t.ID, time.Second)
+			return s.giveBack(ctx, c, err, true)
+		} else if err != nil {
+			return s.giveBack(ctx, c, err, false)
 		}
 	case t.JobID != "" && t.Step != "":
 		if t.ID != s.follows {
@@ -154,6 +168,7 @@ func (s *slot) attempt(ctx, idle context.Context, c *queue.Claim, offer []string
 // commit moves the build on. A claim that was lost meanwhile is no error of
 // the worker's: the other holder's result counts.
 func (s *slot) commit(ctx context.Context, c *queue.Claim, ctl *repo.Control, t *ticket.Ticket, offer []string) (*queue.Claim, error) {
+	s.rec.enter(observe.Commit)
 	var next *queue.Claim
 	var err error
 	switch {
@@ -162,6 +177,8 @@ func (s *slot) commit(ctx context.Context, c *queue.Claim, ctl *repo.Control, t 
 	default:
 		next, err = s.Repo.Commit(ctx, c, t, offer)
 	}
+	s.rec.committed(t, err)
+	s.tellBuild(ctx, ctl)
 	s.follows = ""
 	if next != nil {
 		s.follows = next.Ticket.ID
@@ -196,7 +213,9 @@ func (s *slot) announce(log *repo.Log, t *ticket.Ticket) {
 // returns, which is never nil.
 func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, coming *workspace.Prefetch, console io.Writer) (*ticket.Ticket, error) {
 	out := t.Clone()
+	s.rec.enter(observe.Restore)
 	if err := s.restore(ctx, t, coming); err != nil {
+		s.rec.failed(err)
 		if !fault.Of(err).Retry() && fault.Of(err) != fault.Internal {
 			out.Finish(err)
 			return out, nil
@@ -223,12 +242,13 @@ func (s *slot) runTool(ctx context.Context, t *ticket.Ticket, coming *workspace.
 		spec.Mounts = append(spec.Mounts, api)
 		spec.Env = append(spec.Env, "DISTCI_URL=unix:"+s.Sandbox.Inside(api))
 	}
+	spec.Env = append(spec.Env, s.rec.env(t)...)
 	spec.Stderr, spec.Grace, spec.Limits = console, s.Grace, s.Limits
 	note := func(format string, args ...any) { s.Log.Info(fmt.Sprintf("ticket "+t.ID+": "+format, args...)) }
 	if log, ok := console.(*repo.Log); ok {
 		note = log.Note
 	}
-	return s.Tools.Execute(ctx, s.Sandbox, t, spec, note)
+	return s.Tools.Execute(ctx, s.rec.watch(s.Sandbox), t, spec, note)
 }
 
 // empty removes what a step has left in its folder for temporary files. Most
@@ -242,6 +262,10 @@ func empty(tmp string) {
 // buildOf names the build that a ticket belongs to.
 func buildOf(t *ticket.Ticket) string { return fmt.Sprintf("%s:%d", t.JobID, t.BuildNumber) }
 
+// worksOn tells whether the tool for a ticket does something with a workspace.
+// One that does not leaves the one that is there to the next.
+func worksOn(t *ticket.Ticket) bool { return t.Type != controlType && t.Type != ticket.CommitStatus }
+
 // here tells whether the workspace already is what the ticket says.
 func (s *slot) here(t *ticket.Ticket) bool {
 	return s.index != nil && t.JobID != "" && s.build == buildOf(t) && slices.Equal(s.layers, t.Workspace)
@@ -251,7 +275,7 @@ func (s *slot) here(t *ticket.Ticket) bool {
 // step is still being prepared. It does so for nothing but what is claimed: the
 // step that comes next may go elsewhere.
 func (s *slot) prefetch(ctx context.Context, t *ticket.Ticket) *workspace.Prefetch {
-	if t.Type == controlType || s.here(t) {
+	if !worksOn(t) || s.here(t) {
 		return s.Layers.Prefetch(ctx, nil)
 	}
 	return s.Layers.Prefetch(ctx, t.Workspace)
@@ -259,7 +283,7 @@ func (s *slot) prefetch(ctx context.Context, t *ticket.Ticket) *workspace.Prefet
 
 // restore makes the workspace what the ticket says, unless it already is.
 func (s *slot) restore(ctx context.Context, t *ticket.Ticket, coming *workspace.Prefetch) error {
-	if t.Type == controlType {
+	if !worksOn(t) {
 		return os.MkdirAll(s.workspace(), 0o700)
 	}
 	if s.here(t) {
@@ -307,6 +331,7 @@ func (s *slot) conclude(ctx context.Context, log *repo.Log, out *ticket.Ticket, 
 // save stores what the step has changed, and adds it to the ticket's
 // workspace.
 func (s *slot) save(ctx context.Context, t *ticket.Ticket) error {
+	s.rec.enter(observe.Save)
 	// A step that has removed its workspace has emptied it.
 	if err := os.MkdirAll(s.workspace(), 0o755); err != nil {
 		return fault.Wrap(fault.Temporary, err)
@@ -314,6 +339,7 @@ func (s *slot) save(ctx context.Context, t *ticket.Ticket) error {
 	layer, index, err := s.Layers.Save(ctx, s.workspace(), s.index)
 	if err != nil {
 		s.forget()
+		s.rec.failed(err)
 		return err
 	}
 	s.index = index

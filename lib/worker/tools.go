@@ -34,7 +34,7 @@ var stepEnv = []string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_A
 	"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 
 // notTools begin with distci- too.
-var notTools = []string{"distci-claim", "distci-frontend", "distci-init", controlProgram, "distci-lxc", "distci-buildctl-ceph", "distci-claim-ceph", "distci-frontend-ceph"}
+var notTools = []string{"distci-claim", "distci-frontend", "distci-init", "distci-observe", controlProgram, "distci-lxc", "distci-buildctl-ceph", "distci-claim-ceph", "distci-frontend-ceph"}
 
 // Offer lists the capabilities that tickets may ask for: of every type for
 // which there is a tool now, and the labels.

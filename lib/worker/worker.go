@@ -21,6 +21,7 @@ import (
 
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/observe"
 	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/sandbox"
@@ -48,6 +49,12 @@ type Options struct {
 	// API makes the part of the REST interface that a step may use.
 	API func(job string, n ticket.Number) http.Handler
 	Log *slog.Logger
+	// Observe is told of attempts and builds that have ended; nil: nobody
+	// listens.
+	Observe observe.Sink
+	// Trace makes each build's attempts a part of its trace, and tells the tools
+	// of it (TRACEPARENT). It needs Observe.
+	Trace bool
 }
 
 // Worker claims tickets and works on them.
@@ -366,6 +373,7 @@ func (s *slot) giveBack(ctx context.Context, c *queue.Claim, cause error, spare 
 		}
 		s.leave(c.Ticket.ID, again)
 	}
+	s.rec.enter(observe.Commit)
 	for said := false; ; said = true {
 		var err error
 		if end {
@@ -374,6 +382,7 @@ func (s *slot) giveBack(ctx context.Context, c *queue.Claim, cause error, spare 
 			err = c.Release(ctx, cause, spare)
 		}
 		if err == nil || errors.Is(err, queue.ErrLost) { // lost: somebody else has it already
+			s.rec.gaveBack(cause, end, err)
 			return nil, nil
 		}
 		// Otherwise on and on, also without a sign of life: as long as the session

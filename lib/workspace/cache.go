@@ -40,6 +40,18 @@ type Cache struct {
 	dir   string
 	bound int64
 	stuck time.Duration // see fillStuck
+	told  func(hit bool) // nil: nobody listens
+}
+
+// Observe makes the cache tell of each layer that it was asked for: whether it
+// was there, or somebody else was just bringing it. It is called before the
+// cache is used.
+func (c *Cache) Observe(told func(hit bool)) { c.told = told }
+
+func (c *Cache) tell(hit bool) {
+	if c.told != nil {
+		c.told(hit)
+	}
 }
 
 // OpenCache uses the folder dir, made if there is none, for up to bound bytes.
@@ -68,9 +80,11 @@ func (c *Cache) open(ctx context.Context, digest string, fetch func(context.Cont
 	}
 	f, err := c.lookup(ctx, name)
 	if f != nil || err != nil {
+		c.tell(err == nil)
 		return f, err
 	}
 	f, t, err := c.fill(ctx, name)
+	c.tell(t == nil && err == nil)
 	if t == nil {
 		return f, err
 	}

@@ -154,6 +154,7 @@ func (s *Sandbox) RunStats(ctx context.Context, spec sandbox.Spec) (result sandb
 	if err := ctx.Err(); err != nil {
 		return result, stats, fmt.Errorf("sandbox/lxc: %w", err)
 	}
+	begun := time.Now()
 	e, err := s.takeEngine()
 	if err != nil {
 		return result, stats, fault.Errorf(fault.Config, "sandbox/lxc: %w", err)
@@ -188,8 +189,14 @@ func (s *Sandbox) RunStats(ctx context.Context, spec sandbox.Spec) (result sandb
 		s.giveBack(e)
 	}
 	streams.Finish()
+	if err == nil {
+		reply.Result.Started = begun.Add(seconds(reply.Stats.Start))
+		reply.Result.Ended = reply.Result.Started.Add(seconds(reply.Stats.Run))
+	}
 	return reply.Result, reply.Stats, err
 }
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // talk asks for the container, and returns when it is gone.
 func (s *Sandbox) talk(ctx context.Context, socket net.Conn, spec sandbox.Spec) (reply wire.Reply, err error) {

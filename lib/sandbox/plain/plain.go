@@ -125,11 +125,15 @@ func (s *Sandbox) run(ctx context.Context, spec sandbox.Spec) (result sandbox.Re
 		streams.Finish()
 		return result, fault.Errorf(sandbox.StartFault(err), "sandbox/plain: %s: %w", cmd.Args[0], err)
 	}
+	begun := time.Now()
 	s.await(ctx, cmd.Process.Pid, spec.Grace)
+	ended := time.Now()
 	cmd.Wait() // its error only repeats the state
 	err = s.sweep(mark, cmd.Process.Pid)
 	streams.Finish()
-	return describe(cmd.ProcessState), err
+	result = describe(cmd.ProcessState)
+	result.Started, result.Ended = begun, ended
+	return result, err
 }
 
 // command makes the command, but for its streams.
