@@ -58,6 +58,8 @@ func commands() []command {
 		{"members", "Show who is there and what each runs.", members},
 		{"queue", "Show how much waits and runs, by capabilities.", loads},
 		{"job list|get|set|delete", "List, print, set and delete jobs.", jobs},
+		{"token create|list|revoke", "Make, list and revoke tokens for frontends.", tokens},
+		{"audit", "Show who has changed what.", audit},
 		{"gc", "Remove from the store what is not kept, and garbage.", collect},
 		{"fsck", "Check that what the store holds is whole.", checkStore},
 		{"export FILE", "Write jobs and finished builds to an archive.", export},

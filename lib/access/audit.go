@@ -29,6 +29,7 @@ type Record struct {
 	Build    int64     `json:"build,omitempty"`
 	Object   string    `json:"object,omitempty"` // what else the path names: a ticket, an artefact, a tag
 	Action   string    `json:"action,omitempty"` // what was done, where it was no request
+	Detail   string    `json:"detail,omitempty"` // more of it
 	Status   int       `json:"status,omitempty"` // of HTTP
 	Outcome  string    `json:"outcome"`          // one of the constants
 	Error    string    `json:"error,omitempty"`

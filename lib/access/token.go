@@ -51,7 +51,7 @@ type Token struct {
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires,omitzero"` // zero: never
 	Last    string    `json:"last"`             // last 4 characters, to tell it from others
-	Hash    string    `json:"hash"`             // SHA-256 of the secret, hexadecimal
+	Hash    string    `json:"hash,omitempty"`   // SHA-256 of the secret, hexadecimal
 }
 
 // tokensPrefix is where tokens are in the store.
