@@ -139,6 +139,7 @@ func (c Claims) values(claim string) []string {
 	}
 	list := []json.RawMessage{raw}
 	if bytes.HasPrefix(bytes.TrimSpace(raw), []byte("[")) {
+		list = nil // or raw itself would be written to
 		if json.Unmarshal(raw, &list) != nil {
 			return nil
 		}
