@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	tool.Describe(fs, "[options]", "Serve the REST interface over the cluster's coordination and store.")
 	listen := fs.String("listen", "127.0.0.1:8088", "serve at `ADDRESS`, host:port or unix:/path; port 0: a free one")
 	door := newDoor(fs)
+	measured := metricsFlags(fs)
 	portFile := fs.String("port-file", "", "write the port to `FILE` once it is served")
 	coord := tool.Setting(fs, "coord", "coord", "", "the coordination's `URL`")
 	store := tool.Setting(fs, "store", "store", "", "the store's `URL`")
@@ -61,7 +62,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	defer l.Close()
-	cl, err := cluster.Open(ctx, cluster.Options{Coord: *coord, Store: *store, Session: *session, History: *history, Log: log})
+	meter := measured.new()
+	cl, err := cluster.Open(ctx, cluster.Options{Coord: *coord, Store: *store, Session: *session, History: *history, Log: log, Observe: meter.Add})
 	if err != nil {
 		return fail(err)
 	}
@@ -74,9 +76,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	self.Listen = door.url(l)
 	audit := access.NewAudit(cl.Store, uuid.NewString(), log)
 	ending, traffic := make(chan struct{}), &api.Traffic{}
+	stop, err := measured.look(meter, cl, cache, traffic, log)
+	if err != nil {
+		return fail(err)
+	}
+	defer stop()
 	srv := &http.Server{
 		Handler: api.New(cl.Repo, api.Options{Layers: workspace.NewLayers(cl.Store, cache, workspace.Limits{}),
-			MaxUpload: *upload, Log: log, Done: ending, Traffic: traffic,
+			MaxUpload: *upload, Log: log, Done: ending, Traffic: traffic, Meter: meter, Metrics: meter.Handler(),
 			Access: door.chain(l, cl.Store, log), Audit: audit, Name: self.Name, Limits: door.limits(), Proxies: door.trusted}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,

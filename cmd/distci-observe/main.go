@@ -7,9 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -77,7 +75,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return fail(err)
 	}
 	if l != nil {
-		defer serve(l, m, log)()
+		defer m.Serve(l, log)()
 	}
 	err = observe.Read(stdin, func(e observe.Event) {
 		for _, s := range sinks {
@@ -102,23 +100,4 @@ func open(address string, fd int) (net.Listener, error) {
 		return nil, nil
 	}
 	return observe.Listen(address)
-}
-
-// serve serves the metrics until the function that it returns is called.
-func serve(l net.Listener, m *metrics.Metrics, log *slog.Logger) (stop func()) {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", m.Handler())
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			log.Warn("the metrics are not served any more: " + err.Error())
-		}
-	}()
-	return func() {
-		srv.Close()
-		<-ended
-	}
 }

@@ -33,6 +33,10 @@ type Options struct {
 	Done <-chan struct{}
 	// Traffic counts the bytes that are served; nil: only for healthz.
 	Traffic *Traffic
+	// Meter counts requests; nil: nobody does. Metrics serves what it has
+	// counted; nil: there is no /metrics.
+	Meter   Meter
+	Metrics http.Handler
 	// Access finds out whose a request is; nil: everybody may do everything.
 	Access access.Authenticator
 	// SignIn lets people sign in; nil: nobody does. Its sessions are to be in
@@ -74,6 +78,9 @@ func New(r *repo.Repo, o Options) http.Handler {
 	if o.Traffic == nil {
 		o.Traffic = &Traffic{}
 	}
+	if o.Meter == nil {
+		o.Meter = noMeter{}
+	}
 	if o.MaxUpload <= 0 {
 		o.MaxUpload = DefaultMaxUpload
 	}
@@ -86,7 +93,7 @@ func New(r *repo.Repo, o Options) http.Handler {
 			panic(err) // it was checked when the sessions were made
 		}
 	}
-	return observe(o.Log, cross.Handler(http.HandlerFunc(s.serve)))
+	return observe(o.Log, o.Meter, cross.Handler(http.HandlerFunc(s.serve)))
 }
 
 // route is one line of the interface. A part of the pattern in braces is a
@@ -101,7 +108,7 @@ type route struct {
 // alone tells whether the route needs no coordination service.
 func (r route) alone() bool {
 	switch r.pattern {
-	case "", "healthz", "schema/job.json", "jobs/{job}/config/schema", "whoami", "ui/sign-in", "ui/sign-in/callback", "ui/sign-out":
+	case "", "healthz", "metrics", "schema/job.json", "jobs/{job}/config/schema", "whoami", "ui/sign-in", "ui/sign-in/callback", "ui/sign-out":
 		return true
 	case "jobs/{job}/builds/{build}/steps/{step}/log", "jobs/{job}/builds/{build}/logs/{log}":
 		return true // if the log is sealed; they look themselves
@@ -116,6 +123,7 @@ var errUnreachable = fault.Errorf(fault.Temporary, "the coordination service doe
 var routes = []route{
 	{"GET", "", access.Public, (*call).root},
 	{"GET", "healthz", access.Public, (*call).health},
+	{"GET", "metrics", access.Read, (*call).metrics},
 	{"GET", "schema/job.json", access.Public, (*call).schema},
 
 	{"GET", "whoami", access.Public, (*call).whoami},
@@ -213,7 +221,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		c.fail(status(http.StatusBadRequest, "the path is not escaped as it should be"))
 		return
 	}
-	c.problem = parts[0] == "members" || parts[0] == "queue"
+	c.problem = parts[0] == "members" || parts[0] == "metrics" || parts[0] == "queue"
 	method := r.Method
 	if method == http.MethodHead {
 		method = http.MethodGet
@@ -229,6 +237,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		c.count(s.Traffic.of(rt))
+		c.routed(rt)
 		err := c.bind(args)
 		defer c.audit(rt) // when the outcome is known
 		if e := c.authorize(rt); c.signInFirst(rt, e) {

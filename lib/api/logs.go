@@ -67,6 +67,8 @@ func (c *call) followed(follow func(ctx context.Context, w io.Writer) error) err
 	defer cancel()
 	stop := c.untilDone(cancel)
 	defer stop()
+	c.Meter.Following(1)
+	defer c.Meter.Following(-1)
 	w := &textWriter{c: c, flush: true}
 	if _, err := w.Write(nil); err != nil { // the client learns at once that it is so
 		return err

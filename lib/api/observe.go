@@ -18,10 +18,11 @@ var requestID = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 // observe gives each request its id and the log a line for each, and turns a
 // panic into a reply.
-func observe(log *slog.Logger, h http.Handler) http.Handler {
+func observe(log *slog.Logger, meter Meter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begun := time.Now()
-		rec := &recorder{ResponseWriter: w, id: r.Header.Get("X-Request-Id")}
+		meter.Begun()
+		rec := &recorder{ResponseWriter: w, route: noRoute, id: r.Header.Get("X-Request-Id")}
 		if len(rec.id) > 64 || !requestID.MatchString(rec.id) {
 			rec.id = uuid.NewString()
 		}
@@ -43,7 +44,9 @@ func observe(log *slog.Logger, h http.Handler) http.Handler {
 			// body that nobody wants.
 			rec.deadline()
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTime)) // none is no harm
-			rec.log(log, r, time.Since(begun))
+			took := time.Since(begun)
+			rec.log(log, r, took)
+			meter.Ended(rec.route, r.Method, rec.status(), took)
 			if p != nil {
 				panic(http.ErrAbortHandler)
 			}
@@ -56,7 +59,8 @@ func observe(log *slog.Logger, h http.Handler) http.Handler {
 type recorder struct {
 	http.ResponseWriter
 	id    string
-	code  int // 0: nothing yet
+	route string // its pattern, or noRoute
+	code  int    // 0: nothing yet
 	bytes int64
 	sent  *atomic.Int64 // counts them, too; may be nil
 	err   error         // for the log
@@ -108,15 +112,20 @@ func (r *recorder) deadline() {
 	}
 }
 
+// status is what the client has got.
+func (r *recorder) status() int {
+	if r.code == 0 {
+		return http.StatusOK
+	}
+	return r.code
+}
+
 func (r *recorder) log(log *slog.Logger, req *http.Request, took time.Duration) {
 	level := slog.LevelInfo
 	if req.Method == http.MethodGet || req.Method == http.MethodHead {
 		level = slog.LevelDebug // what changes nothing, and is asked all the time
 	}
-	code := r.code
-	if code == 0 {
-		code = http.StatusOK
-	}
+	code := r.status()
 	attrs := []slog.Attr{
 		slog.String("method", req.Method), slog.String("path", req.URL.EscapedPath()), slog.Int("status", code),
 		slog.Int64("bytes", r.bytes), slog.Duration("duration", took.Round(time.Microsecond)), slog.String("id", r.id),

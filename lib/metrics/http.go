@@ -1,6 +1,9 @@
 package metrics
 
 import (
+	"errors"
+	"log/slog"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -14,6 +17,26 @@ import (
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.Registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError,
 		MaxRequestsInFlight: 4, Timeout: 20 * time.Second, EnableOpenMetrics: true})
+}
+
+// Serve serves the metrics as /metrics, to everybody who can reach l, until stop
+// is called.
+func (m *Metrics) Serve(l net.Listener, log *slog.Logger) (stop func()) {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", m.Handler())
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			log.Warn("the metrics are not served any more: " + err.Error())
+		}
+	}()
+	return func() {
+		srv.Close()
+		<-ended
+	}
 }
 
 // Begun tells that a request is being answered.

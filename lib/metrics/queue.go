@@ -21,7 +21,7 @@ const (
 	queueAge   = 5 * time.Second
 	queueShare = 20
 	// queuePatience bounds a look.
-	queuePatience = 10 * time.Second
+	queuePatience = 4 * time.Second
 	// maxSets bounds the sets of capabilities that are told apart.
 	maxSets = 200
 )
