@@ -47,6 +47,9 @@ func Act(_ context.Context, t *ticket.Ticket, now time.Time) error {
 	default:
 		return fault.Errorf(fault.BadTicket, "ticket: params: action: expected %q or %q, found %q", build.ActionStart, build.ActionFinish, p.Action)
 	}
+	if status := b.StatusTicket(j); status != nil {
+		post = append(post, status)
+	}
 	delete(t.Extra, repo.FieldJob)
 	if err := t.Set(repo.FieldBuild, b.State); err != nil {
 		return err

@@ -31,7 +31,8 @@ type Job struct {
 	Parameters  map[string]string // what a trigger may set, with the defaults
 	Priority    int               // of its tickets
 	Retention   Retention         // what is kept of its builds
-	Triggers    json.RawMessage   // an object; nil if there is none
+	Triggers    Triggers          // what a forge's webhook starts
+	Status      *Status           // where its builds are told; nil: nowhere
 	Downstream  []string          // jobs that a success triggers
 	Raw         json.RawMessage   // as it was read
 }
@@ -89,7 +90,8 @@ type document struct {
 	Tasks       tasks             `json:"tasks"`
 	Priority    int               `json:"priority"`
 	Retention   Retention         `json:"retention"`
-	Triggers    json.RawMessage   `json:"triggers"`
+	Triggers    Triggers          `json:"triggers"`
+	Status      *Status           `json:"status"`
 	Downstream  []string          `json:"downstream_jobs"`
 }
 
@@ -145,7 +147,7 @@ func Parse(b []byte) (*Job, error) {
 	}
 	j := &Job{
 		ID: d.ID, Description: d.Description, Env: d.Env, Parameters: d.Parameters,
-		Priority: d.Priority, Retention: d.Retention, Triggers: d.Triggers, Downstream: d.Downstream, Raw: slices.Clone(b),
+		Priority: d.Priority, Retention: d.Retention, Triggers: d.Triggers, Status: d.Status.complete(d.ID), Downstream: d.Downstream, Raw: slices.Clone(b),
 	}
 	for _, t := range d.Tasks {
 		j.Steps = append(j.Steps, j.step(len(j.Steps), t))

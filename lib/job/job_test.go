@@ -25,11 +25,13 @@ func TestParse(t *testing.T) {
 			{"type": "copy-artifacts", "params": {"job": "other", "artifacts": ["*"], "target_directory": "o", "build": "last-successful", "flatten": true}},
 			{"type": "x-ray", "params": {"anything": [1.50]}}
 		],
-		"triggers": {"cron": "0 3 * * *"}, "downstream_jobs": ["other"]}`))
+		"triggers": {"events": ["tag"], "tags": ["v*", "!v0*"]}, "status": {"forge": "github", "secret": "TOKEN"}, "downstream_jobs": ["other"]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if j.ID != "distci" || j.Description != "itself" || !reflect.DeepEqual(j.Downstream, []string{"other"}) || string(j.Triggers) != `{"cron": "0 3 * * *"}` {
+	if j.ID != "distci" || j.Description != "itself" || !reflect.DeepEqual(j.Downstream, []string{"other"}) ||
+		!reflect.DeepEqual(j.Triggers, Triggers{Events: []string{"tag"}, Tags: []string{"v*", "!v0*"}}) ||
+		*j.Status != (Status{"github", "https://api.github.com", "TOKEN", "distci/distci"}) {
 		t.Errorf("job: %+v", j)
 	}
 	var got []string
@@ -119,11 +121,17 @@ func TestRefused(t *testing.T) {
 		{`[]`, `job: $: expected an object, found an empty list`},
 		{`{}`, `job: $.job_id: expected a job name of 1 to 256 letters, digits, "_" and "-", found nothing`},
 		{`{"job_id": "a b"}`, `job: $.job_id: expected a job name of 1 to 256 letters, digits, "_" and "-", found "a b"`},
-		{`{"job_id": "a", "Job_ID": "a"}`, `job: $.Job_ID: unknown key (known: configuration-version, description, downstream_jobs, env, job_id, parameters, priority, retention, tasks, triggers)`},
+		{`{"job_id": "a", "Job_ID": "a"}`, `job: $.Job_ID: unknown key (known: configuration-version, description, downstream_jobs, env, job_id, parameters, priority, retention, status, tasks, triggers)`},
 		{`{"job_id": "a", "env": {"A=B": "", "C": 1, "D": "\u0000"}}`, "job: $.env[\"A=B\"]: expected a variable's name of letters, digits and \"_\"\n" +
 			"job: $.env.C: expected a string without NUL, found 1\njob: $.env.D: expected a string without NUL, found \"\\x00\""},
 		{`{"job_id": "a", "parameters": ["B"]}`, `job: $.parameters: expected an object of strings, found a list`},
-		{`{"job_id": "a", "triggers": "nightly"}`, `job: $.triggers: expected an object, found "nightly"`},
+		{`{"job_id": "a", "triggers": "nightly"}`, `job: $.triggers: expected an object that says what starts a build, found "nightly"`},
+		{`{"job_id": "a", "triggers": {"cron": "0 3 * * *"}}`, `job: $.triggers.cron: unknown key (known: branches, events, forks, paths, repositories, skip, tags)`},
+		{`{"job_id": "a", "triggers": {"events": ["push", "deploy"]}}`, `job: $.triggers.events[1]: expected "push", "tag" or "pull_request", found "deploy"`},
+		{`{"job_id": "a", "triggers": {"branches": ["main", "x["]}}`, `job: $.triggers.branches[1]: expected a glob pattern, with "!" before it for what is not meant, found "x["`},
+		{`{"job_id": "a", "triggers": {"paths": {"include": ["!"]}}}`, `job: $.triggers.paths.include[0]: expected a glob pattern, with "!" before it for what is not meant, found "!"`},
+		{`{"job_id": "a", "status": {"forge": "gitea", "secret": "S"}}`, `job: $.status.url: expected the address of an API, as https://host/api/v1, found nothing`},
+		{`{"job_id": "a", "status": {"forge": "github", "secret": "S", "url": "https://u:p@h/"}}`, `job: $.status.url: expected the address of an API, as https://host/api/v1, found "https://u:p@h/"`},
 		{`{"job_id": "a", "downstream_jobs": ["b", "../c"]}`, `job: $.downstream_jobs[1]: expected a job name of 1 to 256 letters, digits, "_" and "-", found "../c"`},
 		{`{"job_id": "a", "tasks": null}`, `job: $.tasks: expected a list of tasks, or an object of tasks by index, found null`},
 		{`{"job_id": "a", "tasks": {"first": {"type": "a"}, "1": {}}}`, "job: $.tasks.first: expected an index from \"0\" to \"999\" as the key\n" +

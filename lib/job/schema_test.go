@@ -75,7 +75,9 @@ func strictNumbers(n *node) bool {
 
 // valid is a job that uses everything.
 const valid = `{"job_id": "a", "$schema": "x", "configuration-version": "2013-02-26", "description": "d",
-	"env": {"A": "b"}, "parameters": {"P": ""}, "triggers": {"x": [1]}, "downstream_jobs": ["b"], "tasks": [
+	"env": {"A": "b"}, "parameters": {"P": ""}, "triggers": {"events": ["push"], "repositories": ["o/*"],
+	"branches": ["main", "!x/**"], "tags": ["v[0-9]*"], "paths": {"include": ["{a,b}/**"], "ignore": ["*.md"]}, "skip": ["[no]"], "forks": true},
+	"status": {"forge": "gitea", "url": "https://git.example/api/v1", "secret": "S", "context": "c"}, "downstream_jobs": ["b"], "tasks": [
 	{"type": "git-checkout", "params": {"repository": "r", "ref": "m", "checkout-dir": "c", "depth": 1, "submodules": true}},
 	{"type": "execute-shell", "name": "n", "labels": ["l"], "env": {"A": "b"}, "timeout": 1, "retry": 1,
 	 "secrets": ["S"], "limits": {"memory": 8388608, "cpus": 1, "pids": 1, "disk": "1G"}, "network": "none", "params": {"script": ["a"], "working_directory": "w", "nodelabels": ["x"]}},
@@ -92,7 +94,7 @@ func TestOracle(t *testing.T) {
 		t.Fatal(err)
 	}
 	values := []any{nil, true, 0, 1, -1, 11, 1 << 40, json.Number("99999999999999999999"), "", "a", "a b", "../x", "a\x00", "a\n",
-		"git-checkout", "copy-artifacts", "build-control", "lxc", "last-successful", "host", "bridge:br0", "bridge:", "7M", "8M", "99999G", "01G", 8388607, 1 << 50, 1<<50 + 1, strings.Repeat("a", 257), "#!/bin/sh",
+		"git-checkout", "copy-artifacts", "build-control", "lxc", "last-successful", "github", "gitea", "push", "!a", "!!a", "[", "[]a]", "[a-z]", "{a", "{a,{b}}", "a\\", "https://h", "ftp://h/", "host", "bridge:br0", "bridge:", "7M", "8M", "99999G", "01G", 8388607, 1 << 50, 1<<50 + 1, strings.Repeat("a", 257), "#!/bin/sh",
 		[]any{}, []any{"a"}, []any{""}, []any{1}, []any{nil}, map[string]any{}, map[string]any{"a": "b"}, map[string]any{"0": map[string]any{"type": "a"}}, map[string]any{"=": ""}}
 	tried := 0
 	var root any

@@ -69,6 +69,9 @@ func (r *Repo) Prepare(ctx context.Context, t *ticket.Ticket) (*Control, error) 
 // transaction claims that, and it is returned. It is for all tickets except
 // control tickets. Errors: queue.ErrLost.
 func (r *Repo) Commit(ctx context.Context, c *queue.Claim, t *ticket.Ticket, offer []string) (*queue.Claim, error) {
+	if IsStatus(t) {
+		return nil, r.drop(ctx, c) // nobody waits for it
+	}
 	if t.JobID == "" || t.Step == "" {
 		return nil, r.end(ctx, c, t)
 	}
@@ -167,11 +170,12 @@ func (r *Repo) CommitControl(ctx context.Context, c *queue.Claim, ctl *Control, 
 		} else {
 			b.State.Error = err.Error()
 			b.Finish(nil, time.Now())
+			post = nil
 		}
 		rec.Build = &b
 	}
 	if rec.State.Status == build.Complete {
-		err := r.finish(ctx, c, &rec, down)
+		err := r.finish(ctx, c, &rec, post, down)
 		if err == nil {
 			ctl.ended = rec.Build
 		}
@@ -225,9 +229,9 @@ func action(t *ticket.Ticket) string {
 }
 
 // finish seals the logs whose writers have not done so, writes the final record
-// to the store, then removes the live one and triggers what is downstream, in
-// one transaction. It may be repeated.
-func (r *Repo) finish(ctx context.Context, c *queue.Claim, rec *record, down Downstream) error {
+// to the store, then removes the live one, posts what is left to tell and
+// triggers what is downstream, in one transaction. It may be repeated.
+func (r *Repo) finish(ctx context.Context, c *queue.Claim, rec *record, tell []*ticket.Ticket, down Downstream) error {
 	for key, t := range rec.State.Tasks {
 		artifacts, err := r.manifest(ctx, rec.JobID, rec.Number, key, t)
 		if err != nil {
@@ -243,7 +247,7 @@ func (r *Repo) finish(ctx context.Context, c *queue.Claim, rec *record, down Dow
 	}
 	for {
 		ops := []coord.Op{coord.Delete(buildPath(rec.JobID, rec.Number), rec.version)}
-		var post []*ticket.Ticket
+		post := slices.Clone(tell)
 		for _, id := range down.Jobs {
 			if _, err := r.store.Stat(ctx, jobKey(id)); errors.Is(err, store.ErrNotFound) {
 				continue // told by distci-buildctl's check of the job, not worth a red build

@@ -9,6 +9,7 @@ const (
 	PublishArtifacts = "publish-artifacts"
 	CopyArtifacts    = "copy-artifacts"
 	BuildControl     = "build-control"
+	CommitStatus     = "commit-status"
 )
 
 // prefix begins the name of every tool.
@@ -40,6 +41,8 @@ func Tool(typ string) string {
 		return prefix + "copy"
 	case BuildControl:
 		return prefix + "buildctl"
+	case CommitStatus:
+		return prefix + "status"
 	}
 	return prefix + typ
 }
@@ -47,7 +50,7 @@ func Tool(typ string) string {
 // TypeOf is the type of the tickets that a tool, given by the name of its
 // program, is for; "" if the name is not that of a tool.
 func TypeOf(tool string) string {
-	for _, typ := range []string{GitCheckout, ExecuteShell, PublishArtifacts, CopyArtifacts, BuildControl} {
+	for _, typ := range []string{GitCheckout, ExecuteShell, PublishArtifacts, CopyArtifacts, BuildControl, CommitStatus} {
 		if Tool(typ) == tool {
 			return typ
 		}

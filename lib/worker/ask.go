@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/sandbox"
 	"github.com/distci/distci/lib/secret"
 	"github.com/distci/distci/lib/ticket"
@@ -39,7 +40,9 @@ func (t *Tools) Execute(ctx context.Context, sb sandbox.Sandbox, tk *ticket.Tick
 		return Execute(ctx, sb, tk, spec)
 	}
 	job := tk.JobID
-	if tk.Step == "" { // anybody may post a ticket that names a job; only its build posts its steps
+	// Anybody may post a ticket that names a job; only its build posts its steps,
+	// and what a status is told with is not from its ticket.
+	if tk.Step == "" && !repo.IsStatus(tk) {
 		job = ""
 	}
 	secrets, err := t.Secrets.Get(job, tk.Secrets)

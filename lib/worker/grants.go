@@ -11,6 +11,7 @@ import (
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/sandbox"
+	"github.com/distci/distci/lib/ticket"
 )
 
 // Grant is what the tool for one type of ticket gets besides the workspace and
@@ -33,14 +34,14 @@ type GrantMount struct {
 // Grants are what tools get, by the type of ticket.
 type Grants map[string]Grant
 
-// DefaultGrants let distci-checkout reach the network, with what it needs to
-// find servers and to know them.
+// DefaultGrants let distci-checkout and distci-status reach the network, with
+// what they need to find servers and to know them.
 func DefaultGrants() Grants {
 	g := Grant{Network: "host"}
 	for _, path := range []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/ssl/certs"} {
 		g.Mounts = append(g.Mounts, GrantMount{Source: path, ReadOnly: true})
 	}
-	return Grants{"git-checkout": g}
+	return Grants{ticket.GitCheckout: g, ticket.CommitStatus: g}
 }
 
 // ReadGrants reads a table from a JSON file; the types in it replace the

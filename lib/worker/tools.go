@@ -142,10 +142,10 @@ func (t *Tools) Spec(sb sandbox.Sandbox, tk *ticket.Ticket, args []string, works
 	return s
 }
 
-// NeedsAPI tells whether tools of a type speak REST. The two that are run most
+// NeedsAPI tells whether tools of a type speak REST. Those that are run most
 // often do not.
 func (t *Tools) NeedsAPI(typ string) bool {
-	return typ != "execute-shell" && typ != "git-checkout" && typ != controlType
+	return typ != "execute-shell" && typ != "git-checkout" && typ != controlType && typ != ticket.CommitStatus
 }
 
 // serve serves h on a unix socket that only this user can reach. The name is

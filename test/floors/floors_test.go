@@ -59,11 +59,15 @@ var floor = map[string]int{
 	"lib/fsck":                5,
 	"lib/archive":             5,
 	"lib/access":              2,
+	"lib/webhook":             3,
+	"lib/status":              4,
+	"lib/status/statustest":   0,
 	"lib/control":             5,
 	"lib/cluster":             5,
 	"lib/worker":              5,
 	"lib/api/client":          5,
 	"lib/artifact":            6,
+	"lib/web":                 5,
 	"lib/api":                 6,
 }
 
