@@ -14,6 +14,7 @@ import (
 	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/repo"
+	"github.com/distci/distci/lib/web"
 	"github.com/distci/distci/lib/workspace"
 )
 
@@ -61,7 +62,8 @@ const (
 )
 
 type server struct {
-	repo *repo.Repo
+	repo  *repo.Repo
+	pages *web.Pages
 	Options
 
 	sweep struct {
@@ -84,7 +86,7 @@ func New(r *repo.Repo, o Options) http.Handler {
 	if o.MaxUpload <= 0 {
 		o.MaxUpload = DefaultMaxUpload
 	}
-	s := &server{repo: r, Options: o}
+	s := &server{repo: r, pages: web.New(r, web.Options{SignIn: o.SignIn != nil, Done: o.Done}), Options: o}
 	// A page of another site must not make its reader's browser act here.
 	cross := http.NewCrossOriginProtection()
 	cross.SetDenyHandler(http.HandlerFunc(s.deny))
@@ -108,7 +110,7 @@ type route struct {
 // alone tells whether the route needs no coordination service.
 func (r route) alone() bool {
 	switch r.pattern {
-	case "", "healthz", "metrics", "schema/job.json", "jobs/{job}/config/schema", "whoami", "ui/sign-in", "ui/sign-in/callback", "ui/sign-out":
+	case "", "healthz", "metrics", "schema/job.json", "jobs/{job}/config/schema", "whoami", "ui/sign-in", "ui/sign-in/callback", "ui/sign-out", "ui/assets/{name}":
 		return true
 	case "jobs/{job}/builds/{build}/steps/{step}/log", "jobs/{job}/builds/{build}/logs/{log}":
 		return true // if the log is sealed; they look themselves
@@ -130,6 +132,16 @@ var routes = []route{
 	{"GET", "ui/sign-in", access.Public, (*call).signIn},
 	{"GET", "ui/sign-in/callback", access.Public, (*call).signedIn},
 	{"POST", "ui/sign-out", access.Public, (*call).signOut},
+	{"GET", "ui/assets/{name}", access.Public, page((*web.Pages).Asset)},
+	{"GET", "ui", access.Read, page((*web.Pages).Jobs)},
+	{"GET", "ui/queue", access.Read, page((*web.Pages).Queue)},
+	{"GET", "ui/workers", access.Read, page((*web.Pages).Workers)},
+	{"GET", "ui/jobs/{job}", access.Read, page((*web.Pages).Job)},
+	{"POST", "ui/jobs/{job}/builds", access.Trigger, page((*web.Pages).Trigger)},
+	{"GET", "ui/jobs/{job}/builds/{build}", access.Read, page((*web.Pages).Build)},
+	{"POST", "ui/jobs/{job}/builds/{build}/cancel", access.Trigger, page((*web.Pages).Cancel)},
+	{"POST", "ui/jobs/{job}/builds/{build}/retry", access.Trigger, page((*web.Pages).Retry)},
+	{"GET", "ui/jobs/{job}/builds/{build}/logs/{log}", access.Read, page((*web.Pages).Log)},
 
 	{"GET", "jobs", access.Read, (*call).listJobs},
 	{"GET", "jobs/{job}", access.Read, (*call).getJob},
@@ -149,6 +161,7 @@ var routes = []route{
 	{"GET", "jobs/{job}/builds/{build}/state", access.Read, (*call).getBuild},
 	{"PUT", "jobs/{job}/builds/{build}/state", access.Worker, (*call).putState},
 	{"POST", "jobs/{job}/builds/{build}/cancel", access.Trigger, (*call).cancel},
+	{"POST", "jobs/{job}/builds/{build}/retry", access.Trigger, (*call).retry},
 
 	{"GET", "jobs/{job}/builds/{build}/console", access.Read, (*call).getConsole},
 	{"POST", "jobs/{job}/builds/{build}/console", access.Worker, (*call).appendConsole},

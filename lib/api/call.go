@@ -147,8 +147,6 @@ func (c *call) none() error {
 	return nil
 }
 
-func (c *call) root() error { return c.none() }
-
 // health tells that the server is there; with ?verbose also what it has carried.
 func (c *call) health() error {
 	if c.r.URL.Query().Has("verbose") {

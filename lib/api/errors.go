@@ -61,6 +61,8 @@ func answer(err error) (code int, text string) {
 		return http.StatusConflict, err.Error()
 	case errors.Is(err, repo.ErrKeyReused):
 		return http.StatusUnprocessableEntity, err.Error()
+	case errors.Is(err, repo.ErrNotFinished):
+		return http.StatusConflict, err.Error()
 	case errors.Is(err, workspace.ErrLimit):
 		return http.StatusRequestEntityTooLarge, err.Error()
 	case errors.Is(err, store.ErrFull):
@@ -110,6 +112,10 @@ func (c *call) fail(err error) {
 	}
 	if code >= 500 {
 		text += " (request " + rec.id + ")"
+	}
+	if c.isPage() && !c.problem {
+		c.pages.Fail(c.w, c.r, code, text)
+		return
 	}
 	typ, body := "text/plain; charset=utf-8", []byte(text+"\n")
 	if c.problem {

@@ -24,6 +24,7 @@ var ErrChanged = fault.Errorf(fault.Temporary, "the build's record has changed")
 const (
 	FieldJob     = "job"     // in: the job's configuration; absent if it is gone
 	FieldBuild   = "build"   // in, out: the build's record
+	FieldRetried = "retried" // in: the record of the build that this one retries, if there is one
 	FieldPost    = "post"    // out: tickets to post
 	FieldTrigger = "trigger" // out: a Downstream
 )
@@ -61,6 +62,9 @@ func (r *Repo) Prepare(ctx context.Context, t *ticket.Ticket) (*Control, error) 
 	if err != nil && !errors.Is(err, ErrNoJob) {
 		return nil, err
 	}
+	if err := r.setRetried(ctx, t, rec); err != nil {
+		return nil, err
+	}
 	return &Control{rec: rec}, t.Set(FieldBuild, rec.State)
 }
 
@@ -91,6 +95,7 @@ func (r *Repo) Commit(ctx context.Context, c *queue.Claim, t *ticket.Ticket, off
 		if err := r.keepArtifacts(ctx, done); err != nil {
 			return nil, err
 		}
+		_ = done.Set(FieldWorker, c.Worker) // a string
 		post, err := rec.Advance(done, time.Now())
 		if err != nil {
 			return nil, err
@@ -114,6 +119,10 @@ func (r *Repo) Commit(ctx context.Context, c *queue.Claim, t *ticket.Ticket, off
 		}
 	}
 }
+
+// FieldWorker is the field of a step's ticket that tells, when it is complete,
+// who has done it: the assignee is gone by then.
+const FieldWorker = "worker"
 
 // bare is a ticket without anything that a tool could have added, failed with
 // err.
@@ -163,6 +172,12 @@ func (r *Repo) CommitControl(ctx context.Context, c *queue.Claim, ctl *Control, 
 	var post []*ticket.Ticket
 	var down Downstream
 	err := answer(t, &rec.State, &post, &down)
+	if err == nil && action(t) == build.ActionStart && rec.State.Retries() {
+		err = r.takeOver(ctx, rec.Build)
+		if err != nil && fault.Of(err) != fault.Unavailable {
+			return nil, err
+		}
+	}
 	if err != nil {
 		b := build.Build{JobID: rec.JobID, Number: rec.Number, State: before}
 		if action(t) == build.ActionStart {

@@ -199,6 +199,29 @@ func (t *Text) behind(ctx context.Context, n int64) (int64, error) {
 	return t.Size, nil
 }
 
+// Count is the number of lines.
+func (t *Text) Count(ctx context.Context) (int64, error) {
+	lines := int64(0)
+	for _, p := range t.parts {
+		k, err := t.newlines(ctx, p)
+		if err != nil {
+			return 0, err
+		}
+		lines += k
+	}
+	if t.Size == 0 {
+		return 0, nil
+	}
+	last := make([]byte, 1)
+	if err := t.readAt(ctx, last, t.Size-1); err != nil {
+		return 0, err
+	}
+	if last[0] != '\n' {
+		lines++
+	}
+	return lines, nil
+}
+
 // near is how much of the end is looked through for its last lines before the
 // index is asked.
 const near = 8 * logStride
@@ -229,19 +252,9 @@ func (t *Text) Tail(ctx context.Context, n int64) (int64, error) {
 			return 0, nil
 		}
 	}
-	lines := int64(0)
-	for _, p := range t.parts {
-		k, err := t.newlines(ctx, p)
-		if err != nil {
-			return 0, err
-		}
-		lines += k
-	}
-	if err := t.readAt(ctx, buf[:1], last); err != nil {
+	lines, err := t.Count(ctx)
+	if err != nil {
 		return 0, err
-	}
-	if buf[0] != '\n' {
-		lines++
 	}
 	return t.behind(ctx, lines-n)
 }
