@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/distci/distci/lib/access"
@@ -96,13 +97,13 @@ func (c *call) begin(s repo.Start) error {
 	if err != nil {
 		return err
 	}
-	return c.begun(b)
+	return c.begun(http.StatusCreated, b)
 }
 
 // begun tells of a build that was begun, by this request or one before it. As
 // the original said it; the rest of the record is there to be got.
-func (c *call) begun(b *build.Build) error {
-	return c.buildReply(http.StatusCreated, int64(b.Number), &build.State{Status: build.Preparing})
+func (c *call) begun(code int, b *build.Build) error {
+	return c.buildReply(code, int64(b.Number), &build.State{Status: build.Preparing})
 }
 
 // buildReply tells of a build. The number is a number, or a string as the
@@ -113,6 +114,46 @@ func (c *call) buildReply(code int, number any, s *build.State) error {
 		Number any          `json:"build_number"`
 		State  *build.State `json:"state"`
 	}{c.job, number, s})
+}
+
+// retry begins a build that goes on where this one failed.
+func (c *call) retry() error {
+	body, err := c.document(maxDocument)
+	if err != nil {
+		return err
+	}
+	from, err := readRetry(body)
+	if err != nil {
+		return err
+	}
+	b, _, err := c.repo.Retry(c.r.Context(), c.job, c.build, repo.Again{From: from, By: c.by(), Key: c.r.Header.Get(headerKey)})
+	if err != nil {
+		return err
+	}
+	return c.begun(http.StatusAccepted, b)
+}
+
+// readRetry reads the step from which to retry; "": the first that failed.
+func readRetry(body []byte) (string, error) {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return "", nil
+	}
+	var how struct {
+		From *json.RawMessage `json:"from"`
+	}
+	if err := json.Unmarshal(body, &how); err == nil && how.From == nil {
+		return "", nil
+	} else if err == nil {
+		raw := string(*how.From)
+		from, err := strconv.Unquote(raw)
+		if err != nil {
+			from = raw // a step's number
+		}
+		if isStep(from) {
+			return from, nil
+		}
+	}
+	return "", status(http.StatusBadRequest, `expected {"from": "STEP"} with the key of a step, or nothing`)
 }
 
 func (c *call) getBuild() error {

@@ -211,12 +211,16 @@ func (s *State) result() string {
 	}
 	order := []string{ticket.Success, ticket.Canceled, ticket.Failure, ticket.Error}
 	for _, t := range s.Tasks {
-		skippedOnSuccess := t.Result == ticket.Canceled && t.When == "failure"
-		if !skippedOnSuccess && slices.Index(order, t.Result) > slices.Index(order, worst) {
+		if !skippedOnSuccess(t) && slices.Index(order, t.Result) > slices.Index(order, worst) {
 			worst = t.Result
 		}
 	}
 	return worst
+}
+
+// skippedOnSuccess tells whether a step has not run because nothing had failed.
+func skippedOnSuccess(t *ticket.Ticket) bool {
+	return t.Result == ticket.Canceled && t.When == "failure"
 }
 
 // Finish completes the record, and returns the jobs that are to be triggered

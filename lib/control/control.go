@@ -38,10 +38,11 @@ func Act(_ context.Context, t *ticket.Ticket, now time.Time) error {
 	down := repo.Downstream{}
 	switch p.Action {
 	case build.ActionStart:
-		if j == nil {
-			return fault.Errorf(fault.Unavailable, "job %s does not exist any more", t.JobID)
+		steps, err := start(t, b, j, now)
+		if err != nil {
+			return err
 		}
-		post = append(post, b.Start(j, now)...)
+		post = append(post, steps...)
 	case build.ActionFinish:
 		down.Jobs, down.Cause = b.Finish(j, now)
 	default:
@@ -51,6 +52,7 @@ func Act(_ context.Context, t *ticket.Ticket, now time.Time) error {
 		post = append(post, status)
 	}
 	delete(t.Extra, repo.FieldJob)
+	delete(t.Extra, repo.FieldRetried)
 	if err := t.Set(repo.FieldBuild, b.State); err != nil {
 		return err
 	}
@@ -58,6 +60,26 @@ func Act(_ context.Context, t *ticket.Ticket, now time.Time) error {
 		return err
 	}
 	return t.Set(repo.FieldTrigger, down)
+}
+
+// start begins the steps of a build: those of the job, or of the build that this
+// one retries.
+func start(t *ticket.Ticket, b *build.Build, j *job.Job, now time.Time) ([]*ticket.Ticket, error) {
+	if j == nil {
+		return nil, fault.Errorf(fault.Unavailable, "job %s does not exist any more", t.JobID)
+	}
+	if !b.State.Retries() {
+		return b.Start(j, now), nil
+	}
+	var old build.State
+	ok, err := t.Get(repo.FieldRetried, &old)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fault.Errorf(fault.Unavailable, "build %d, which is to be retried, does not exist any more", b.State.Cause.Number)
+	}
+	return b.Restart(&old, now)
 }
 
 // jobOf reads the job out of a control ticket; nil if it has none.

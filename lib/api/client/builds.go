@@ -111,6 +111,19 @@ func (c *Client) Cancel(ctx context.Context, job string, n ticket.Number) error 
 	return c.json(ctx, &request{method: http.MethodPost, path: buildPath(job, n, "cancel"), repeat: true}, nil)
 }
 
+// Retry begins a build that takes over what a finished one has done and goes on
+// from a step, by its key; "": the first that did not succeed. The key is as
+// Start's.
+func (c *Client) Retry(ctx context.Context, job string, n ticket.Number, from, key string) (ticket.Number, error) {
+	body, err := json.Marshal(struct {
+		From string `json:"from,omitempty"`
+	}{from})
+	if err != nil {
+		return 0, fault.Wrap(fault.Usage, err)
+	}
+	return c.begin(ctx, buildPath(job, n, "retry"), body, key)
+}
+
 // DeleteBuild removes a build and everything of it.
 func (c *Client) DeleteBuild(ctx context.Context, job string, n ticket.Number) error {
 	return c.json(ctx, &request{method: http.MethodDelete, path: buildPath(job, n)}, nil)
