@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	tool.Describe(fs, "[options]", "Serve the REST interface over the cluster's coordination and store.")
 	listen := fs.String("listen", "127.0.0.1:8088", "serve at `ADDRESS`, host:port or unix:/path; port 0: a free one")
-	door := newDoor(fs)
+	door, signIn := newDoor(fs), newSignIn(fs)
 	measured := metricsFlags(fs)
 	portFile := fs.String("port-file", "", "write the port to `FILE` once it is served")
 	coord := tool.Setting(fs, "coord", "coord", "", "the coordination's `URL`")
@@ -54,7 +54,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return status
 	}
 	fail := func(err error) int { return tool.Fail(name, stderr, err) }
-	if err := door.check(*listen); err != nil {
+	door.signIn = signIn.wanted()
+	if err := errors.Join(door.check(*listen), signIn.check()); err != nil {
 		return fail(err)
 	}
 	l, err := open(*listen, door)
@@ -72,6 +73,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(err)
 	}
+	people, err := signIn.open(cl.Store)
+	if err != nil {
+		return fail(err)
+	}
 	self := member.Self(member.Frontend, "", tool.Version)
 	self.Listen = door.url(l)
 	audit := access.NewAudit(cl.Store, uuid.NewString(), log)
@@ -84,7 +89,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	srv := &http.Server{
 		Handler: api.New(cl.Repo, api.Options{Layers: workspace.NewLayers(cl.Store, cache, workspace.Limits{}),
 			MaxUpload: *upload, Log: log, Done: ending, Traffic: traffic, Meter: meter, Metrics: meter.Handler(),
-			Access: door.chain(l, cl.Store, log), Audit: audit, Name: self.Name, Limits: door.limits(), Proxies: door.trusted}),
+			Access: door.chain(l, cl.Store, log, known(people)...), SignIn: people, Audit: audit, Name: self.Name, Limits: door.limits(), Proxies: door.trusted}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
@@ -100,6 +105,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	log.Info("listening on " + self.Listen)
+	defer greet(people, log)()
 	go func() { failed <- serve() }()
 	select {
 	case err := <-failed:

@@ -28,8 +28,6 @@ type OIDCOptions struct {
 	Rules    *Rules
 	Sessions *Sessions
 	Client   *http.Client // for requests to the provider; nil: one of our own
-	// Insecure takes an issuer, and pages, at http: from other machines, too.
-	Insecure bool
 }
 
 // OIDC lets people sign in at an OpenID Connect provider, by the authorization
@@ -58,7 +56,7 @@ const CallbackPath = "/ui/sign-in/callback"
 // kind Config.
 func NewOIDC(o OIDCOptions) (*OIDC, error) {
 	for _, u := range []string{o.Issuer, o.Sessions.Origin()} {
-		if err := checkURL(u, o.Insecure); err != nil {
+		if err := checkURL(u); err != nil {
 			return nil, err
 		}
 	}
@@ -75,13 +73,13 @@ func NewOIDC(o OIDCOptions) (*OIDC, error) {
 }
 
 // checkURL refuses to carry tokens and cookies in the open.
-func checkURL(s string, insecure bool) error {
+func checkURL(s string) error {
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" {
 		return fault.Errorf(fault.Config, "%.300q: expected https://…", s)
 	}
 	ip := net.ParseIP(u.Hostname())
-	if u.Scheme == "http" && u.Hostname() != "localhost" && !ip.IsLoopback() && !insecure {
+	if u.Scheme == "http" && u.Hostname() != "localhost" && !ip.IsLoopback() {
 		return fault.Errorf(fault.Config, "%s: http would show everybody on the way what signs people in; use https", s)
 	}
 	return nil
@@ -121,11 +119,13 @@ func (o *OIDC) provider(ctx context.Context) (*provider, error) {
 	if now.Before(o.next) {
 		return nil, o.failed
 	}
-	p, err := o.discover(context.WithoutCancel(ctx)) // others wait for it, too
+	p, err := o.discover(ctx)
 	if err != nil {
 		err = &SignInError{Reason: "provider-unreachable", Temporary: true, Err: err,
 			Text: "the provider " + o.Issuer + " cannot be reached or does not say what it should; sign-in works again when it does"}
-		o.failed, o.next = err, o.Sessions.Now().Add(2*time.Second)
+		if ctx.Err() == nil { // else whoever asked has gone, which says nothing
+			o.failed, o.next = err, o.Sessions.Now().Add(2*time.Second)
+		}
 		return nil, err
 	}
 	o.found = p
@@ -146,7 +146,7 @@ func (o *OIDC) discover(ctx context.Context) (*provider, error) {
 	}
 	endpoint := found.Endpoint()
 	for _, u := range []string{endpoint.AuthURL, endpoint.TokenURL} {
-		if err := checkURL(strings.SplitN(u, "?", 2)[0], o.Insecure); err != nil {
+		if err := checkURL(strings.SplitN(u, "?", 2)[0]); err != nil {
 			return nil, fmt.Errorf("the provider's description: %w", err)
 		}
 	}

@@ -453,11 +453,6 @@ func TestDescription(t *testing.T) {
 		if _, err := NewOIDC(k); fault.Of(err) != fault.Config {
 			t.Errorf("%+v: %v", k, err)
 		}
-		if k.Insecure = true; k.Issuer == "http://provider.example" {
-			if _, err := NewOIDC(k); err != nil {
-				t.Error(err)
-			}
-		}
 	}
 }
 
