@@ -29,7 +29,7 @@ func export(e env, fs *pflag.FlagSet) int {
 	}
 	o.Workspaces = !*without
 	var err error
-	if o.Since, err = moment(*since, time.Now()); err != nil {
+	if o.Since, err = moment("since", *since, time.Now()); err != nil {
 		return e.fail(err)
 	}
 	r, done, err := open(e)
@@ -75,8 +75,8 @@ func writeWhole(file string, write func(w io.Writer) error) error {
 	return err
 }
 
-// moment reads a point in time; "" is the beginning of all.
-func moment(s string, now time.Time) (time.Time, error) {
+// moment reads a point in time, which a flag has; "" is the beginning of all.
+func moment(flag, s string, now time.Time) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
@@ -93,7 +93,7 @@ func moment(s string, now time.Time) (time.Time, error) {
 	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
 		return now.Add(-d), nil
 	}
-	return time.Time{}, fault.Errorf(fault.Usage, "--since %q: expected a time as 2026-11-21 or 2026-11-21T12:00:00Z, or how long ago, as 7d or 12h", s)
+	return time.Time{}, fault.Errorf(fault.Usage, "--%s %q: expected a time as 2026-11-21 or 2026-11-21T12:00:00Z, or how long ago, as 7d or 12h", flag, s)
 }
 
 func bringIn(e env, fs *pflag.FlagSet) int {

@@ -11,14 +11,13 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/distci/distci/lib/access"
-	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/tool"
 )
 
 // audit shows who has changed what.
 func audit(e env, fs *pflag.FlagSet) int {
 	tool.Describe(fs, "audit [options]", "Show who has changed what, or was refused, at all frontends, in the order of time.")
-	since := fs.String("since", "24h", "from `TIME` on: so long ago, such as 12h or 90d, or a date and perhaps a time, such as \"2030-12-31 23:59\"; or \"ever\"")
+	since := fs.String("since", "24h", "from `TIME` on, such as 2030-12-31 or 2030-12-31T23:59:00Z, or so long ago, as 7d or 12h")
 	till := fs.String("until", "", "to `TIME`, as --since")
 	var filter access.Filter
 	fs.StringVar(&filter.Who, "who", "", "of those only whose name matches `PATTERN`, or of the token with this id")
@@ -35,12 +34,9 @@ func audit(e env, fs *pflag.FlagSet) int {
 		flag, value string
 		to          *time.Time
 	}{{"since", *since, &filter.Since}, {"until", *till, &filter.Until}, {"delete-before", *forget, &before}} {
-		if t.value == "" || t.flag == "since" && t.value == "ever" {
-			continue
-		}
 		var err error
-		if *t.to, err = pointInTime(t.value, now); err != nil {
-			return e.fail(fault.Errorf(fault.Usage, "--%s %w", t.flag, err))
+		if *t.to, err = moment(t.flag, t.value, now); err != nil {
+			return e.fail(err)
 		}
 	}
 	r, done, err := open(e)
@@ -63,19 +59,6 @@ func audit(e env, fs *pflag.FlagSet) int {
 		}
 		return auditLine(e.stdout, r)
 	}))
-}
-
-// pointInTime reads a time: so long ago, or a date with or without a time of day.
-func pointInTime(s string, now time.Time) (time.Time, error) {
-	if d, err := timeSpan(s); err == nil && d >= 0 {
-		return now.Add(-d), nil
-	}
-	for _, form := range []string{time.DateOnly, "2006-01-02 15:04", time.DateTime, time.RFC3339} {
-		if t, err := time.ParseInLocation(form, s, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("%q: expected so long ago, such as 12h or 90d, or a date and perhaps a time, such as \"2030-12-31 23:59\"", s)
 }
 
 // auditLine prints a record in one line: when, who, from where, what, how it

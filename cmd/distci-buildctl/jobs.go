@@ -28,13 +28,12 @@ import (
 // a frontend if there is a URL, else to the coordination and the store
 // themselves, by the frontend's own handlers.
 func connection(fs *pflag.FlagSet) func(e env) (*client.Client, func(), error) {
-	url := tool.Setting(fs, "url", "url", "", "the frontend's `URL`; without it the coordination and the store are used directly")
-	token := tool.Setting(fs, "token-file", "token_file", "", "`FILE` with the token for the frontend")
+	server := client.Declare(fs, "the frontend's `URL`; without it the coordination and the store are used directly")
 	coord := tool.Setting(fs, "coord", "coord", "", "the coordination's `URL`")
 	store := tool.Setting(fs, "store", "store", "", "the store's `URL`")
 	return func(e env) (*client.Client, func(), error) {
-		if *url != "" {
-			c, err := client.New(*url, client.Options{TokenFile: *token})
+		if server.URL() != "" {
+			c, err := server.Open(name)
 			if err != nil {
 				return nil, nil, err
 			}

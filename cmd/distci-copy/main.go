@@ -53,8 +53,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	workspace := tool.Setting(fs, "workspace", "workspace", ".", "the workspace `DIR`")
 	from := fs.String("from", "", "copy from the folder `DIR` that distci-publish --to has written, without a server")
 	jobs := fs.Uint8("jobs", 4, "copy `N` files at the same time")
-	url := tool.Setting(fs, "url", "url", "", "the server: http(s)://host or unix:/path as `URL`")
-	token := tool.Setting(fs, "token-file", "token_file", "", "take the server's token from `FILE`")
+	server := client.Declare(fs, "the server: http(s)://host or unix:/path as `URL`")
 	log, status := tool.ParseArgs(fs, args, stdout, stderr)
 	if log == nil {
 		return status
@@ -90,10 +89,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		if p.Job == "" {
 			return fault.Errorf(fault.BadTicket, "no job to copy from: neither --job nor the ticket's params.job is given")
 		}
-		if *url == "" {
+		if server.URL() == "" {
 			return fault.Errorf(fault.Config, "no server to copy from: give --url, or --from for a folder")
 		}
-		c, err := client.New(*url, client.Options{TokenFile: *token, Name: name + "/" + tool.Version})
+		c, err := server.Open(name)
 		if err != nil {
 			return err
 		}

@@ -46,8 +46,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	empty := fs.Bool("allow-empty", false, "a glob without a match is no failure")
 	always := fs.Bool("always", false, "publish also if the ticket has failed already; it keeps that result")
 	jobs := fs.Uint8("jobs", 4, "publish `N` files at the same time")
-	url := tool.Setting(fs, "url", "url", "", "the server: http(s)://host or unix:/path as `URL`")
-	token := tool.Setting(fs, "token-file", "token_file", "", "take the server's token from `FILE`")
+	server := client.Declare(fs, "the server: http(s)://host or unix:/path as `URL`")
 	log, status := tool.ParseArgs(fs, args, stdout, stderr)
 	if log == nil {
 		return status
@@ -77,13 +76,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		if *to != "" {
 			return intoFolder(ctx, t, o, *to)
 		}
-		if *url == "" {
+		if server.URL() == "" {
 			return fault.Errorf(fault.Config, "no server to publish to: give --url, or --to for a folder")
 		}
 		if t.JobID == "" || t.BuildNumber == 0 {
 			return fault.Errorf(fault.BadTicket, "the ticket belongs to no build: it needs job_id and build_number, unless --to is given")
 		}
-		c, err := client.New(*url, client.Options{TokenFile: *token, Name: name + "/" + tool.Version})
+		c, err := server.Open(name)
 		if err != nil {
 			return err
 		}

@@ -19,7 +19,7 @@ import (
 // "DISTCI_", the environment variables. They are one namespace for all
 // programs, so that one file serves a machine.
 var settings = []string{
-	"coord", "store", "url", "token_file", "path", "workspace", "mirror",
+	"coord", "store", "url", "token_file", "ca_file", "client_cert", "client_key", "path", "workspace", "mirror",
 	"credentials", "labels", "state", "session_timeout", "history", "sandbox", "image", "images", "grants", "network", "secrets", "trace",
 }
 

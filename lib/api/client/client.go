@@ -8,11 +8,9 @@ package client
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -21,7 +19,10 @@ import (
 
 // Options is what New needs besides the address.
 type Options struct {
-	TokenFile string // file with a bearer token; "": none
+	TokenFile string // file with a bearer token, for its owner's eyes alone; "": none
+	CAFile    string // PEM file with the authorities that are believed; "": the system's
+	CertFile  string // PEM file with a certificate to show; "": none
+	KeyFile   string // PEM file with its private key
 	Name      string // the program, for the server's log; "": "distci"
 }
 
@@ -30,7 +31,7 @@ type Options struct {
 // GET, PUT and DELETE, and those POSTs that are safe to repeat, are tried up
 // to four times while there is no answer, or one that says "not now" (429,
 // 502, 503, 504). Any other POST is repeated only if no connection could be
-// made, so that it cannot have had an effect.
+// made or it came too often (429), so that it cannot have had an effect.
 type Client struct {
 	base  *url.URL
 	where string // the server, for messages
@@ -48,11 +49,15 @@ func New(address string, o Options) (*Client, error) {
 	if c.name == "" {
 		c.name = "distci"
 	}
+	config, err := tlsConfig(o)
+	if err != nil {
+		return nil, err
+	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second}
 	t := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         dialer.DialContext,
-		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSClientConfig:     config,
 		TLSHandshakeTimeout: 10 * time.Second,
 		// Nothing that the server has to do before it answers takes longer.
 		ResponseHeaderTimeout: 2 * time.Minute,
@@ -129,20 +134,4 @@ func parse(address string) (*url.URL, error) {
 		return nil, fault.Errorf(fault.Config, "client: address %q: expected no query and no fragment", address)
 	}
 	return u, nil
-}
-
-// readToken reads a token, which is never shown in an error.
-func readToken(name string) (string, error) {
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return "", fault.Errorf(fault.Config, "client: token: %w", err)
-	}
-	token := strings.TrimSpace(string(b))
-	if token == "" {
-		return "", fault.Errorf(fault.Config, "client: token: %s is empty", name)
-	}
-	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", fault.Errorf(fault.Config, "client: token: %s does not hold one line of visible ASCII characters", name)
-	}
-	return token, nil
 }

@@ -90,8 +90,8 @@ func (q *request) repeatable(err error) bool {
 	if q.stream != nil {
 		return false
 	}
-	if q.method != http.MethodPost || q.repeat {
-		return true
+	if q.method != http.MethodPost || q.repeat || Status(err) == http.StatusTooManyRequests {
+		return true // of the last one nothing was done
 	}
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
