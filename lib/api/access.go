@@ -71,6 +71,8 @@ func (c *call) identify() error {
 // setWho is for those as well that find out by themselves, by a signature.
 func (c *call) setWho(p access.Principal) {
 	c.who = p
+	rec := recorderOf(c.w)
+	rec.who, rec.from = p.Via+" "+p.Name, c.from
 	c.r = c.r.WithContext(access.NewContext(c.r.Context(), p))
 }
 

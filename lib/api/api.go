@@ -51,6 +51,9 @@ type Options struct {
 	// are believed where a request comes from; nil: nobody is.
 	Limits  *Limits
 	Proxies *Proxies
+	// Patience is how long a client may take for 64 KiB of what it sends, and
+	// for a piece of what it gets; 0: DefaultPatience.
+	Patience time.Duration
 }
 
 // The bounds of what a client may send, in bytes.
@@ -83,6 +86,9 @@ func New(r *repo.Repo, o Options) http.Handler {
 	if o.Meter == nil {
 		o.Meter = noMeter{}
 	}
+	if o.Patience <= 0 {
+		o.Patience = DefaultPatience
+	}
 	if o.MaxUpload <= 0 {
 		o.MaxUpload = DefaultMaxUpload
 	}
@@ -95,7 +101,7 @@ func New(r *repo.Repo, o Options) http.Handler {
 			panic(err) // it was checked when the sessions were made
 		}
 	}
-	return observe(o.Log, o.Meter, cross.Handler(http.HandlerFunc(s.serve)))
+	return observe(o.Log, o.Meter, o.Patience, cross.Handler(http.HandlerFunc(s.serve)))
 }
 
 // route is one line of the interface. A part of the pattern in braces is a

@@ -71,19 +71,26 @@ func (c *call) bind(args map[string]string) error {
 	return nil
 }
 
-// readTime is how long a client may be silent while it sends.
-const readTime = 2 * time.Minute
+const (
+	// DefaultPatience is how long a client may take for a piece of what it
+	// sends, or of what it gets.
+	DefaultPatience = 2 * time.Minute
+	piece           = 64 << 10 // bytes
+)
 
 // body returns the request's body, which may have max bytes.
 func (c *call) body(max int64) io.Reader {
-	return &patient{http.MaxBytesReader(c.w, c.r.Body, max), http.NewResponseController(c.w)}
+	return &patient{r: http.MaxBytesReader(c.w, c.r.Body, max), rc: http.NewResponseController(c.w), patience: c.Patience}
 }
 
 // patient gives each piece of a body its time, so that a large one may take
-// long, and a client that has gone to sleep does not.
+// long, and a client that has gone to sleep, or sends a byte now and then, does
+// not.
 type patient struct {
-	r  io.Reader
-	rc *http.ResponseController
+	r        io.Reader
+	rc       *http.ResponseController
+	patience time.Duration
+	left     int // bytes of this piece
 }
 
 // deadline sets the connection's; a reply that goes elsewhere has none.
@@ -95,10 +102,14 @@ func (p *patient) deadline(t time.Time) error {
 }
 
 func (p *patient) Read(b []byte) (int, error) {
-	if err := p.deadline(time.Now().Add(readTime)); err != nil {
-		return 0, err
+	if p.left <= 0 {
+		if err := p.deadline(time.Now().Add(p.patience)); err != nil {
+			return 0, err
+		}
+		p.left = piece
 	}
 	n, err := p.r.Read(b)
+	p.left -= n
 	if err != nil { // from here on the connection is only watched
 		if e := p.deadline(time.Time{}); e != nil && err == io.EOF {
 			err = e

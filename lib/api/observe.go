@@ -18,11 +18,11 @@ var requestID = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 // observe gives each request its id and the log a line for each, and turns a
 // panic into a reply.
-func observe(log *slog.Logger, meter Meter, h http.Handler) http.Handler {
+func observe(log *slog.Logger, meter Meter, patience time.Duration, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begun := time.Now()
 		meter.Begun()
-		rec := &recorder{ResponseWriter: w, route: noRoute, id: r.Header.Get("X-Request-Id")}
+		rec := &recorder{ResponseWriter: w, route: noRoute, patience: patience, id: r.Header.Get("X-Request-Id")}
 		if len(rec.id) > 64 || !requestID.MatchString(rec.id) {
 			rec.id = uuid.NewString()
 		}
@@ -43,7 +43,7 @@ func observe(log *slog.Logger, meter Meter, h http.Handler) http.Handler {
 			// For what is still to be flushed, and for what the client sends of a
 			// body that nobody wants.
 			rec.deadline()
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTime)) // none is no harm
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(patience)) // none is no harm
 			took := time.Since(begun)
 			rec.log(log, r, took)
 			meter.Ended(rec.route, r.Method, rec.status(), took)
@@ -64,6 +64,10 @@ type recorder struct {
 	bytes int64
 	sent  *atomic.Int64 // counts them, too; may be nil
 	err   error         // for the log
+	who   string        // for the log; "": nobody has asked
+	from  string        // address, for the log
+
+	patience time.Duration
 }
 
 // recorderOf finds the recorder that observe has made.
@@ -106,7 +110,7 @@ func (r *recorder) Write(p []byte) (int, error) {
 // deadline gives each piece of a reply its time: a log may be followed for
 // days, but not by a client that does not read.
 func (r *recorder) deadline() {
-	err := http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(readTime))
+	err := http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(r.patience))
 	if err != nil && !errors.Is(err, http.ErrNotSupported) && r.err == nil {
 		r.err = err
 	}
@@ -129,6 +133,9 @@ func (r *recorder) log(log *slog.Logger, req *http.Request, took time.Duration) 
 	attrs := []slog.Attr{
 		slog.String("method", req.Method), slog.String("path", req.URL.EscapedPath()), slog.Int("status", code),
 		slog.Int64("bytes", r.bytes), slog.Duration("duration", took.Round(time.Microsecond)), slog.String("id", r.id),
+	}
+	if r.who != "" {
+		attrs = append(attrs, slog.String("who", r.who), slog.String("from", r.from))
 	}
 	if r.err != nil {
 		attrs = append(attrs, slog.String("error", r.err.Error()))
