@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	srv := &http.Server{
 		Handler: api.New(cl.Repo, api.Options{Layers: workspace.NewLayers(cl.Store, cache, workspace.Limits{}),
 			MaxUpload: *upload, Log: log, Done: ending, Traffic: traffic, Meter: meter, Metrics: meter.Handler(),
-			Access: door.chain(l, cl.Store, log, known(people)...), SignIn: people, Audit: audit, Name: self.Name, Limits: door.limits(), Proxies: door.trusted}),
+			Access: door.chain(l, cl.Store, log, known(people)...), SignIn: people, URL: signIn.url, Audit: audit, Name: self.Name, Limits: door.limits(), Proxies: door.trusted}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,

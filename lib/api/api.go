@@ -47,6 +47,9 @@ type Options struct {
 	// refused to; nil: there is no audit log. Name is this server's in it.
 	Audit Auditor
 	Name  string
+	// URL is where people reach the frontends, "https://ci.example.org", for
+	// links to them from elsewhere; "": there are none.
+	URL string
 	// Limits bound how many requests one client makes; nil: no bounds. Proxies
 	// are believed where a request comes from; nil: nobody is.
 	Limits  *Limits
@@ -160,6 +163,8 @@ var routes = []route{
 	{"PUT", "jobs/{job}/tags/{tag}", access.Admin, (*call).putTag},
 	{"DELETE", "jobs/{job}/tags/{tag}", access.Admin, (*call).deleteTag},
 
+	{"POST", "hooks/{forge}/{job}", access.Public, (*call).hook}, // signed
+
 	{"GET", "jobs/{job}/builds", access.Read, (*call).listBuilds},
 	{"POST", "jobs/{job}/builds", access.Trigger, (*call).trigger},
 	{"GET", "jobs/{job}/builds/{build}", access.Read, (*call).getBuild},
@@ -240,7 +245,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		c.fail(status(http.StatusBadRequest, "the path is not escaped as it should be"))
 		return
 	}
-	c.problem = parts[0] == "members" || parts[0] == "metrics" || parts[0] == "queue"
+	c.problem = parts[0] == "members" || parts[0] == "metrics" || parts[0] == "queue" || parts[0] == "hooks"
 	method := r.Method
 	if method == http.MethodHead {
 		method = http.MethodGet

@@ -13,6 +13,7 @@ import (
 	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/lib/webhook"
 )
 
 // call is one request on its way to its reply.
@@ -30,6 +31,7 @@ type call struct {
 	job, tag, step, log, artifact, task, name string
 	number                                    string // of the build, as the client wrote it
 	build                                     ticket.Number
+	forge                                     webhook.Forge
 }
 
 var (
@@ -61,6 +63,9 @@ func (c *call) bind(args map[string]string) error {
 			c.artifact, ok, want = v, ticket.ValidID(v), "a lower-case UUID"
 		case "task":
 			c.task, ok, want = v, ticket.ValidID(v), "a lower-case UUID"
+		case "forge":
+			_, err := webhook.ParseForge(v)
+			c.forge, ok, want = webhook.Forge(v), err == nil, "github, gitlab or gitea"
 		case "name": // a name for whoever saves the file
 			c.name = v
 		}

@@ -63,9 +63,9 @@ const (
 	Ping        Kind = "ping"
 )
 
-// Event is what a delivery says. Its texts are the sender's: any characters may
-// stand in them, except in Repository, Commit and Before, which are checked, and
-// Ref, Branch and Tag, which are free of control characters.
+// Event is what a delivery says. Its texts are the sender's. They are bounded and
+// have no control characters, but for line ends and tabs in Message; Repository,
+// Commit and Before are checked to be what they should.
 type Event struct {
 	Forge    Forge
 	Kind     Kind   // "" if it is none of ours
@@ -138,6 +138,7 @@ func Read(f Forge, h http.Header, body []byte, secrets ...string) (*Event, error
 	if err != nil {
 		return nil, fault.Errorf(fault.BadTicket, "the delivery cannot be read: %w", err)
 	}
+	e.clean()
 	return e, nil
 }
 

@@ -7,32 +7,45 @@ import (
 	"unicode/utf8"
 )
 
-// The most that a build gets to know of an event's texts, in bytes.
+// The most that is kept of an event's texts, and that a build gets to know of a
+// message, in bytes.
 const (
 	maxText    = 512
+	maxKept    = 64 << 10
 	maxMessage = 4 << 10
 	minText    = 16 // less says nothing
 )
 
+// clean makes the texts of an event what they are said to be.
+func (e *Event) clean() {
+	for _, s := range []*string{&e.Delivery, &e.Author, &e.Sender, &e.URL} {
+		*s = line(*s)
+	}
+	if !strings.HasPrefix(e.URL, "https://") && !strings.HasPrefix(e.URL, "http://") {
+		e.URL = "" // it becomes a link
+	}
+	e.Message = text(e.Message)
+	if e.Pull != nil {
+		e.Pull.Title, e.Pull.Target = line(e.Pull.Title), line(e.Pull.Target)
+	}
+}
+
 // Parameters are the variables of a build, all with names that begin with CI_.
-// What an event does not say is not among them. The texts are the sender's, so
-// they are cut, and have no control characters but, in the message, line ends
-// and tabs; but whoever puts them into a shell's words has to quote them. Of
-// those that are more than room bytes, together with their names, the longest
-// texts are cut or left out.
+// What an event does not say is not among them. Whoever puts them into a shell's
+// words has to quote them. If they are more than room bytes, together with their
+// names, texts for people are cut or left out.
 //
 // All of it has been signed: a repeat of the delivery has the same ones.
 func (e *Event) Parameters(room int) map[string]string {
 	p := map[string]string{
 		"CI_FORGE": string(e.Forge), "CI_EVENT": string(e.Kind), "CI_REPOSITORY": e.Repository,
 		"CI_COMMIT": e.Commit, "CI_BEFORE": e.Before, "CI_REF": e.Ref, "CI_BRANCH": e.Branch, "CI_TAG": e.Tag,
-		"CI_AUTHOR": line(e.Author), "CI_MESSAGE": text(e.Message), "CI_SENDER": line(e.Sender),
-		"CI_EVENT_URL": line(e.URL),
+		"CI_AUTHOR": e.Author, "CI_MESSAGE": clip(e.Message, maxMessage), "CI_SENDER": e.Sender, "CI_EVENT_URL": e.URL,
 	}
 	if e.Pull != nil {
 		p["CI_PULL_REQUEST"] = strconv.Itoa(e.Pull.Number)
-		p["CI_PULL_REQUEST_TITLE"] = line(e.Pull.Title)
-		p["CI_TARGET_BRANCH"] = line(e.Pull.Target)
+		p["CI_PULL_REQUEST_TITLE"] = e.Pull.Title
+		p["CI_TARGET_BRANCH"] = e.Pull.Target
 		p["CI_FORK"] = strconv.FormatBool(e.Pull.Fork)
 	}
 	for name, v := range p {
@@ -78,7 +91,7 @@ func text(s string) string {
 			return -1
 		}
 		return r
-	}, strings.ToValidUTF8(s, "\uFFFD")), maxMessage)
+	}, strings.ToValidUTF8(s, "\uFFFD")), maxKept)
 }
 
 // clip cuts a text between two characters.

@@ -53,15 +53,20 @@ func verify(f Forge, h http.Header, body []byte, secrets []string) error {
 			}
 		}
 	}
+	if len(secrets) == 0 {
+		secrets = []string{""} // that there is none shall take as long
+	}
 	good := 0
 	for _, secret := range secrets {
-		switch {
-		case secret == "": // would be everybody's
-		case f == GitLab:
+		same := 0
+		if f == GitLab {
 			want, got := sha256.Sum256([]byte(secret)), sha256.Sum256([]byte(sig))
-			good |= subtle.ConstantTimeCompare(want[:], got[:])
-		default:
-			good |= subtle.ConstantTimeCompare(sum(body, secret), signed)
+			same = subtle.ConstantTimeCompare(want[:], got[:])
+		} else {
+			same = subtle.ConstantTimeCompare(sum(body, secret), signed)
+		}
+		if secret != "" { // which is everybody's
+			good |= same
 		}
 	}
 	if good == 0 {

@@ -366,6 +366,7 @@ func TestParameters(t *testing.T) {
 	}
 	for _, s := range []string{strings.Repeat("a", 1<<20), strings.Repeat("ä", 1<<20), strings.Repeat("\U0001F600", 1<<20)} {
 		e.Message, e.Author = s, s
+		e.clean()
 		p := e.Parameters(room)
 		if m, a := p["CI_MESSAGE"], p["CI_AUTHOR"]; len(m) > maxMessage || len(a) > maxText || !utf8.ValidString(m) || !utf8.ValidString(a) || !strings.HasSuffix(a, "…") {
 			t.Errorf("%.8q: %d and %d bytes", s, len(m), len(a))
@@ -382,6 +383,7 @@ func TestParameters(t *testing.T) {
 		}
 	}
 	e.Kind, e.Pull = PullRequest, &Pull{7, hostile, "main", true}
+	e.clean()
 	if p := e.Parameters(room); p["CI_PULL_REQUEST"] != "7" || p["CI_TARGET_BRANCH"] != "main" || p["CI_FORK"] != "true" || strings.Contains(p["CI_PULL_REQUEST_TITLE"], "\n") {
 		t.Errorf("%v", p)
 	}
