@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"time"
 
@@ -32,25 +33,38 @@ func (r *Repo) followLog(ctx context.Context, job string, n ticket.Number, name 
 // What steps print at the same time comes one after the other. Errors:
 // ErrNoBuild.
 func (r *Repo) Follow(ctx context.Context, job string, n ticket.Number, w io.Writer) error {
-	read := map[string]int64{} // bytes of each log that were written
-	f := r.feeds.open(job, n)
-	defer r.feeds.release(job, n, f)
+	return r.FollowFrom(ctx, job, n, nil, func(_ string, _ int64, p []byte) error {
+		_, err := w.Write(p)
+		return err
+	})
+}
+
+// FollowFrom is Follow for whoever wants to know which log a piece is of and
+// where in it: f gets them. It leaves out what read says, the bytes of each log
+// that he has.
+func (r *Repo) FollowFrom(ctx context.Context, job string, n ticket.Number, read map[string]int64, f func(log string, offset int64, p []byte) error) error {
+	if read = maps.Clone(read); read == nil {
+		read = map[string]int64{}
+	}
+	feed := r.feeds.open(job, n)
+	defer r.feeds.release(job, n, feed)
 	var s *shot
 	for {
 		var err error
-		if s, err = f.next(ctx, r, s); err != nil {
+		if s, err = feed.next(ctx, r, s); err != nil {
 			return err
 		}
 		for _, l := range s.logs {
+			w := &logWriter{l.Name, read[l.Name], f}
 			if l.Live {
 				// Those behind it wait, so that lines do not mix.
-				if read[l.Name], err = r.followLog(ctx, job, n, l.Name, read[l.Name], w); err != nil {
+				if read[l.Name], err = r.followLog(ctx, job, n, l.Name, w.at, w); err != nil {
 					return err
 				}
 				break
 			}
-			if rest := l.Size - read[l.Name]; rest > 0 {
-				k, err := r.copyRange(ctx, w, buildPrefix(job, n)+DirLogs+l.Name, read[l.Name], rest)
+			if rest := l.Size - w.at; rest > 0 {
+				k, err := r.copyRange(ctx, w, buildPrefix(job, n)+DirLogs+l.Name, w.at, rest)
 				read[l.Name] += k
 				if err != nil {
 					return err
@@ -61,6 +75,21 @@ func (r *Repo) Follow(ctx context.Context, job string, n ticket.Number, w io.Wri
 			return nil
 		}
 	}
+}
+
+// logWriter tells where in its log a piece is that is written.
+type logWriter struct {
+	log string
+	at  int64
+	f   func(log string, offset int64, p []byte) error
+}
+
+func (w *logWriter) Write(p []byte) (int, error) {
+	if err := w.f(w.log, w.at, p); err != nil {
+		return 0, err
+	}
+	w.at += int64(len(p))
+	return len(p), nil
 }
 
 // WaitLogs is [Repo.Logs], but if the list's tag is seen it waits for another

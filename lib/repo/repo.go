@@ -48,12 +48,13 @@ var (
 
 // Repo is the repository of one cluster. It may be used by several goroutines.
 type Repo struct {
-	conn   coord.Conn
-	queue  *queue.Queue
-	store  store.Store
-	parsed parsed
-	tails  tails
-	feeds  feeds
+	conn     coord.Conn
+	queue    *queue.Queue
+	store    store.Store
+	parsed   parsed
+	tails    tails
+	feeds    feeds
+	watchers watchers
 }
 
 const (
