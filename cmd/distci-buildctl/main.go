@@ -59,6 +59,7 @@ func commands() []command {
 		{"queue", "Show how much waits and runs, by capabilities.", loads},
 		{"job list|get|set|delete", "List, print, set and delete jobs.", jobs},
 		{"token create|list|revoke", "Make, list and revoke tokens for frontends.", tokens},
+		{"session end", "End sessions of people who have signed in.", sessions},
 		{"audit", "Show who has changed what.", audit},
 		{"gc", "Remove from the store what is not kept, and garbage.", collect},
 		{"fsck", "Check that what the store holds is whole.", checkStore},

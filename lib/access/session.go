@@ -258,14 +258,34 @@ func (s *Sessions) End(w http.ResponseWriter, r *http.Request) (*Session, error)
 		return nil, err
 	}
 	if v != nil {
-		_, err = s.Store.Put(r.Context(), endedAt+v.ID, bytes.NewReader(nil))
-		if err != nil {
-			return nil, fault.Errorf(fault.Temporary, "end the session: %w", err)
+		if err := EndSession(r.Context(), s.Store, v.ID); err != nil {
+			return nil, err
 		}
 		s.sweep(r.Context())
 	}
 	http.SetCookie(w, s.cookie(sessionCookie, "", 0))
 	return v, nil
+}
+
+// EndSession ends the session with this id, if there is one, at every frontend
+// at once. Errors are of kind Usage for what cannot be an id.
+func EndSession(ctx context.Context, st store.Store, id string) error {
+	if u, err := uuid.Parse(id); err != nil || u.String() != id {
+		return fault.Errorf(fault.Usage, "session %.100q: expected the id of one, a lower-case UUID", id)
+	}
+	if _, err := st.Put(ctx, endedAt+id, bytes.NewReader(nil)); err != nil {
+		return fault.Errorf(fault.Temporary, "end the session: %w", err)
+	}
+	return nil
+}
+
+// EndSessions ends the sessions of everybody, by removing the keys. Frontends
+// notice within a minute.
+func EndSessions(ctx context.Context, st store.Store) error {
+	if err := st.Delete(ctx, keysAt); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fault.Errorf(fault.Temporary, "end the sessions: %w", err)
+	}
+	return nil
 }
 
 // ended tells whether a session was ended.

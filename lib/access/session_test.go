@@ -227,7 +227,8 @@ func TestSignOut(t *testing.T) {
 	}
 }
 
-// TestEndSessions: without the keys nobody has a session, soon.
+// TestEndSessions: one session is ended, and no other; without the keys nobody
+// has a session, soon.
 func TestEndSessions(t *testing.T) {
 	c := newClock()
 	st := sim.New(c.now).Open()
@@ -235,6 +236,16 @@ func TestEndSessions(t *testing.T) {
 	b.begin(t, one, ada)
 	if b.is(t, two) == "" {
 		t.Fatal("it has not begun")
+	}
+	single := browser{}
+	v := single.begin(t, one, ada)
+	if err := EndSession(t.Context(), st, v.ID); err != nil || single.is(t, one)+single.is(t, two) != "" || b.is(t, two) == "" {
+		t.Errorf("to end one session: %v", err)
+	}
+	for _, id := range []string{"", "../tokens/x", strings.ToUpper(v.ID), "{" + v.ID + "}"} {
+		if err := EndSession(t.Context(), st, id); fault.Of(err) != fault.Usage {
+			t.Errorf("%q: %v", id, err)
+		}
 	}
 	if err := EndSessions(t.Context(), st); err != nil {
 		t.Fatal(err)

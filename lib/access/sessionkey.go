@@ -192,12 +192,3 @@ func (k *keyring) rotated(old []sealKey) []sealKey {
 	}
 	return keys
 }
-
-// EndSessions ends the sessions of everybody, by removing the keys. Frontends
-// notice within a minute.
-func EndSessions(ctx context.Context, s store.Store) error {
-	if err := s.Delete(ctx, keysAt); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return fault.Errorf(fault.Temporary, "end the sessions: %w", err)
-	}
-	return nil
-}
