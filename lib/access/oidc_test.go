@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -578,6 +579,27 @@ func TestNameOf(t *testing.T) {
 	}
 	if got := (&Rules{Name: "login"}).NameOf(Claims{"sub": []byte(`"1"`), "login": []byte(`"ada"`)}); got != "ada" {
 		t.Error(got)
+	}
+}
+
+// TestExamples: the files that people begin with.
+func TestExamples(t *testing.T) {
+	files, err := filepath.Glob("../../examples/sign-in/*.json")
+	if err != nil || len(files) < 5 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, file := range files {
+		if _, err := ReadRules(file); err != nil {
+			t.Error(err)
+		}
+	}
+	gitlab, err := ReadRules("../../examples/sign-in/gitlab.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	role, _, _ := gitlab.Match(Claims{"https://gitlab.org/claims/groups/owner": []byte(`["example"]`)})
+	if role != Admin {
+		t.Errorf("an owner is %q", role)
 	}
 }
 

@@ -70,6 +70,9 @@ func (o *OIDC) Finish(w http.ResponseWriter, r *http.Request) (*Session, string,
 	}
 	role, jobs, ok := o.Rules.Match(claims)
 	if !ok {
+		if err := o.endOf(w, r, id.Subject); err != nil {
+			return nil, "", err
+		}
 		return nil, "", &SignInError{Reason: "no-role", Subject: id.Subject,
 			Text: fmt.Sprintf("the provider knows you as %s, but none of the rules gives you a role here; ask whoever runs this", o.Rules.NameOf(claims))}
 	}
@@ -78,6 +81,15 @@ func (o *OIDC) Finish(w http.ResponseWriter, r *http.Request) (*Session, string,
 		return nil, "", err
 	}
 	return v, b.Return, nil
+}
+
+// endOf ends the browser's session of somebody who has lost his role.
+func (o *OIDC) endOf(w http.ResponseWriter, r *http.Request, subject string) error {
+	v, err := o.Sessions.Find(r)
+	if v != nil && v.Subject == subject {
+		_, err = o.Sessions.End(w, r)
+	}
+	return err
 }
 
 // begun finds what Start has remembered, and lets the browser forget it.

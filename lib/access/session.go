@@ -206,7 +206,8 @@ func (s *Sessions) SameOrigin(r *http.Request) error {
 }
 
 // Begin makes a session, whose ID and times it sets, and gives it to the
-// browser. If the browser has one of the same person, that goes on.
+// browser. If the browser has one of the same person, that goes on; one of
+// another role ends.
 func (s *Sessions) Begin(w http.ResponseWriter, r *http.Request, v *Session) error {
 	old, err := s.Find(r)
 	if err != nil {
@@ -219,7 +220,12 @@ func (s *Sessions) Begin(w http.ResponseWriter, r *http.Request, v *Session) err
 	now := s.Now().UTC().Truncate(time.Second)
 	v.ID, v.Began, v.Read, v.Seen = id.String(), now, now, now
 	if old != nil && old.Subject == v.Subject {
-		v.ID, v.Began = old.ID, old.Began
+		v.Began = old.Began
+		if old.Role == v.Role && slices.Equal(old.Jobs, v.Jobs) {
+			v.ID = old.ID
+		} else if err := EndSession(r.Context(), s.Store, old.ID); err != nil { // or a copy would keep the role
+			return err
+		}
 	}
 	return s.send(r.Context(), w, v)
 }
