@@ -80,7 +80,7 @@ func chart(job string, builds []*summary) template.HTML {
 	const slot, bar, height, left, top = 14, 10, 112, 58, 8
 	const base = height - 18
 	longest := niceSpan(longestOf(builds))
-	slots := max(len(builds), 30)
+	slots := max(len(builds), chartLength)
 	width := left + slots*slot
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg class="chart" viewBox="0 0 %d %d" width="%d" height="%d" aria-hidden="true">`, width, height, width, height)
@@ -95,7 +95,7 @@ func chart(job string, builds []*summary) template.HTML {
 		fmt.Fprintf(&b, `<a href="/ui/jobs/%s/builds/%d" tabindex="-1"><rect class="hit" x="%d" y="%d" width="%d" height="%d"/>`+
 			`<rect class="%s" x="%d" y="%d" width="%d" height="%d" rx="1.5"/><title>#%d · %s · %s</title></a>`,
 			job, s.Number, x-(slot-bar)/2, top, slot, base-top, className(s.State), x, base-h, bar, h, s.Number, word(s.State), took(s.Created, s.Ended))
-		if i%10 == len(builds)%10 || len(builds) == 1 {
+		if i == len(builds)-1 || (len(builds)-1-i)%10 == 0 && i > 0 {
 			fmt.Fprintf(&b, `<text class="mid" x="%d" y="%d">#%s</text>`, x+bar/2, height-3, strconv.FormatInt(int64(s.Number), 10))
 		}
 		x += slot

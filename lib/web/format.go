@@ -149,7 +149,7 @@ func causeOf(s *build.State) string {
 	if c == nil {
 		return ""
 	}
-	what := map[string]string{"request": "Started", "upstream": "After", "webhook": "Push", "retry": "Retry of"}[c.Kind]
+	what := map[string]string{"request": "Requested", "upstream": "After", "webhook": "Push", "retry": "Retry of"}[c.Kind]
 	if what == "" {
 		what = c.Kind
 	}
