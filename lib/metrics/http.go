@@ -70,18 +70,18 @@ type Bytes struct {
 
 // AddBytes adds the bytes that count tells to the metrics.
 func (m *Metrics) AddBytes(count func() []Bytes) {
-	m.Registry.MustRegister(&bytes{count, prometheus.NewDesc("distci_http_body_bytes_total",
+	m.Registry.MustRegister(&byteCounts{count, prometheus.NewDesc("distci_http_body_bytes_total",
 		"Bytes of the bodies of requests (in) and replies (out), by what they are.", []string{"kind", "direction"}, nil)})
 }
 
-type bytes struct {
+type byteCounts struct {
 	count func() []Bytes
 	desc  *prometheus.Desc
 }
 
-func (b *bytes) Describe(c chan<- *prometheus.Desc) { c <- b.desc }
+func (b *byteCounts) Describe(c chan<- *prometheus.Desc) { c <- b.desc }
 
-func (b *bytes) Collect(c chan<- prometheus.Metric) {
+func (b *byteCounts) Collect(c chan<- prometheus.Metric) {
 	for _, n := range b.count() {
 		c <- prometheus.MustNewConstMetric(b.desc, prometheus.CounterValue, float64(n.In), n.Kind, "in")
 		c <- prometheus.MustNewConstMetric(b.desc, prometheus.CounterValue, float64(n.Out), n.Kind, "out")

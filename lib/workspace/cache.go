@@ -39,7 +39,7 @@ const (
 type Cache struct {
 	dir   string
 	bound int64
-	stuck time.Duration // see fillStuck
+	stuck time.Duration  // see fillStuck
 	told  func(hit bool) // nil: nobody listens
 }
 
