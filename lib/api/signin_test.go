@@ -431,9 +431,9 @@ func TestClocks(t *testing.T) {
 	if resp, body := d.signIn(oidctest.Browser(t), oidctest.Ada); resp.StatusCode != 403 || !strings.Contains(body, "one of the clocks is wrong") {
 		t.Errorf("an hour behind: status %d: %s", resp.StatusCode, body)
 	}
-	d.clock.Store(int64(time.Hour))
+	d.clock.Store(int64(3 * time.Hour))
 	if resp, body := d.signIn(oidctest.Browser(t), oidctest.Ada); resp.StatusCode != 403 || !strings.Contains(body, "one of the clocks is wrong") {
-		t.Errorf("an hour ahead: status %d: %s", resp.StatusCode, body)
+		t.Errorf("three hours ahead: status %d: %s", resp.StatusCode, body)
 	}
 }
 
@@ -446,6 +446,116 @@ func TestReturn(t *testing.T) {
 		if code != 400 || strings.Contains(body, "<a href=\"//") {
 			t.Errorf("%q: status %d: %s", back, code, body)
 		}
+	}
+}
+
+// TestRoleIsReadAgain: when a role is old the next page goes by way of the
+// provider, without anybody noticing; who has lost his role there has lost it
+// here, and so have copies of his session.
+func TestRoleIsReadAgain(t *testing.T) {
+	p := oidctest.Start(t)
+	d := newDoor(t, p, nil)
+	b := oidctest.Browser(t)
+	if resp, _ := p.SignIn(t, b, d.url+"/ui?x=1", oidctest.Tess); resp.StatusCode != 200 || resp.Request.URL.String() != d.url+"/ui?x=1" {
+		t.Fatalf("who opens a page signs in and sees it: status %d at %s", resp.StatusCode, resp.Request.URL)
+	}
+	atProvider := 0
+	b.CheckRedirect = func(r *http.Request, _ []*http.Request) error {
+		if strings.HasPrefix(r.URL.String(), p.Issuer) {
+			atProvider++
+		}
+		return nil
+	}
+	page := func(want int) {
+		t.Helper()
+		resp, err := b.Get(d.url + "/ui?x=1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 || resp.Request.URL.String() != d.url+"/ui?x=1" || atProvider != want {
+			t.Errorf("status %d at %s, %d times at the provider, want %d", resp.StatusCode, resp.Request.URL, atProvider, want)
+		}
+	}
+	page(0)
+	d.clock.Add(int64(access.DefaultRefresh))
+	for _, header := range [][]string{{"Accept", "application/json"}, {"Accept", "text/html", "Sec-Fetch-Mode", "cors"}} {
+		if code, _ := d.send(b, "GET", d.url+"/ui?x=1", "", header...); code != 200 || atProvider != 0 {
+			t.Errorf("%v: a script is sent to the provider, status %d", header, code)
+		}
+	}
+	if code, body := d.send(b, "POST", d.url+"/ui/jobs/web/builds", "", "Origin", d.url, "Accept", "text/html"); code != 404 || atProvider != 0 {
+		t.Errorf("a form is sent to the provider, status %d: %s", code, body)
+	}
+	page(1)
+	page(1)
+	if got := d.whoami(b); got != "tess trigger session [web web-*]" {
+		t.Errorf("it is %s", got)
+	}
+	u, err := url.Parse(d.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jar, _ := cookiejar.New(nil)
+	jar.SetCookies(u, b.Jar.Cookies(u))
+	thief := &http.Client{Jar: jar}
+	// From here on she has another role.
+	p.People = `{"tess": {"preferred_username": "tess", "groups": ["readers"]}}`
+	p.Restart(t)
+	d.clock.Add(int64(access.DefaultRefresh))
+	if got := d.whoami(thief); got != "tess trigger session [web web-*]" {
+		t.Fatalf("the copy is %s", got)
+	}
+	p.SignIn(t, b, d.url+"/ui", oidctest.Tess)
+	if got := d.whoami(b); got != "tess read session []" {
+		t.Errorf("it is %s", got)
+	}
+	if got := d.whoami(thief); got != "anonymous  anonymous []" {
+		t.Errorf("a copy keeps the old role: %s", got)
+	}
+	// And now none.
+	p.People = `{}`
+	p.Restart(t)
+	d.clock.Store(int64(access.DefaultRefresh)) // or its tokens would be too old
+	b2 := oidctest.Browser(t)
+	b2.Jar = b.Jar
+	if resp, _ := p.SignIn(t, b2, d.url+"/ui/sign-in", oidctest.Tess); resp.StatusCode != 403 {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+	if got := d.whoami(b); got != "anonymous  anonymous []" {
+		t.Errorf("without a role it is %s", got)
+	}
+}
+
+// TestPagesSendToSignIn: who opens a page is sent to sign in if that may help,
+// and nobody else is.
+func TestPagesSendToSignIn(t *testing.T) {
+	d := newDoor(t, oidctest.Start(t), nil)
+	b := oidctest.Browser(t)
+	b.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	for _, k := range []struct {
+		code         int
+		path, header string
+	}{
+		{303, "/ui", "text/html"}, {303, "/ui/jobs/web", "application/xhtml+xml, text/html;q=0.9"},
+		{401, "/ui", "application/json"}, {401, "/ui", "text/htmlx"}, {401, "/jobs", "text/html"}, {200, "/whoami", "text/html"},
+	} {
+		code, body := d.send(b, "GET", d.url+k.path, "", "Accept", k.header)
+		if code != k.code {
+			t.Errorf("%s, %s: status %d, want %d: %s", k.path, k.header, code, k.code, body)
+		}
+	}
+	if code, _ := d.send(b, "GET", d.url+"/ui", "", "Accept", "text/html", "Authorization", "Bearer nonsense"); code != 401 {
+		t.Errorf("with a wrong token: status %d", code)
+	}
+	if code, _ := d.send(b, "POST", d.url+"/ui/jobs/web/builds", "", "Accept", "text/html", "Origin", d.url); code != 401 {
+		t.Errorf("a form: status %d", code)
+	}
+	// Who has signed in and may not see a page is not sent round and round.
+	b.CheckRedirect = nil
+	d.signIn(b, oidctest.Tess)
+	if code, _ := d.send(b, "GET", d.url+"/ui/jobs/db", "", "Accept", "text/html"); code != 404 {
+		t.Errorf("status %d", code)
 	}
 }
 

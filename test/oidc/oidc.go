@@ -38,8 +38,8 @@ const (
 	Other = "other" // not in the list
 )
 
-// people are their claims.
-var people = `{
+// People are their claims.
+const People = `{
 	"ada":  {"email": "ada@example.org", "email_verified": true, "groups": ["staff", "ci-admins"]},
 	"tess": {"preferred_username": "tess", "groups": ["devs", "web"]},
 	"rita": {"preferred_username": "rita", "groups": ["readers"]},
@@ -64,6 +64,7 @@ type Provider struct {
 	Issuer       string
 	ClientID     string
 	ClientSecret string
+	People       string // at the next Restart: other claims, in the form of [People]
 
 	node, folder, script string
 	cmd                  *exec.Cmd
@@ -79,7 +80,7 @@ func Start(t testing.TB) *Provider {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Provider{ClientID: "distci", ClientSecret: "a+secret/with=odd:letters%20", folder: filepath.Join(cache, "distci-test", "oidc-provider-"+version)}
+	p := &Provider{ClientID: "distci", People: People, ClientSecret: "a+secret/with=odd:letters%20", folder: filepath.Join(cache, "distci-test", "oidc-provider-"+version)}
 	if p.node, err = exec.LookPath("node"); err != nil {
 		missing(t, "no node on this machine")
 	}
@@ -120,7 +121,7 @@ func (p *Provider) start(t testing.TB, port string) {
 		t.Fatal(err)
 	}
 	p.stdin = stdin
-	options, err := json.Marshal(map[string]any{"client": p.ClientID, "secret": p.ClientSecret, "people": json.RawMessage(people)})
+	options, err := json.Marshal(map[string]any{"client": p.ClientID, "secret": p.ClientSecret, "people": json.RawMessage(p.People)})
 	if err != nil {
 		t.Fatal(err)
 	}

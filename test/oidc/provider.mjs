@@ -57,7 +57,7 @@ const provider = new Provider(issuer, {
   pkce: { required: () => true },
   jwks: { keys: [key] },
   cookies: { keys: [crypto.randomUUID()] },
-  ttl: { AccessToken: 600, AuthorizationCode: 60, IdToken: 600, Interaction: 600, Session: 3600, Grant: 3600 },
+  ttl: { AccessToken: 600, AuthorizationCode: 60, IdToken: 7200, Interaction: 600, Session: 3600, Grant: 3600 },
 });
 // Frontends of tests have ports that nobody knows beforehand.
 provider.Client.prototype.redirectUriAllowed = (uri) => {
