@@ -11,6 +11,12 @@ import (
 func (s *server) newCall(w http.ResponseWriter, r *http.Request) *call {
 	c := &call{server: s, w: w, r: r, from: s.Proxies.address(r)}
 	c.setWho(access.Anonymous(""))
+	// A request may have a Content-Length besides, which net/http overlooks, and
+	// a proxy may have gone by that: then what follows here, and is another
+	// request for us, was no request for the proxy (RFC 9112, 6.1).
+	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+		w.Header().Set("Connection", "close")
+	}
 	if r.TLS != nil { // a browser that was here once does not come without any more
 		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
 	}
