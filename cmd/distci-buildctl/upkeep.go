@@ -145,8 +145,8 @@ func checkStore(e env, fs *pflag.FlagSet) int {
 	if *asJSON {
 		_ = enc.Encode(rep)
 	} else {
-		fmt.Fprintf(e.stdout, "%d jobs, %d finished builds, %d others, %d artefacts, %d layers, %s read: %d faults\n",
-			rep.Jobs, rep.Builds, rep.Unfinished, rep.Artifacts, rep.Layers, bytesOf(rep.Read), rep.Faults)
+		fmt.Fprintf(e.stdout, "%d jobs, %d finished builds, %d others, %d artefacts, %d sealed logs, %d layers, %s read: %d faults\n",
+			rep.Jobs, rep.Builds, rep.Unfinished, rep.Artifacts, rep.Logs, rep.Layers, bytesOf(rep.Read), rep.Faults)
 	}
 	if err == nil && rep.Faults > 0 {
 		err = fault.Errorf(fault.Verdict, "fsck: %d faults", rep.Faults)

@@ -126,6 +126,9 @@ func (c *checker) faults(ctx context.Context, s repo.Stored) (faults []Fault, _ 
 			}
 		}
 	}
+	if err := c.logs(ctx, s, objects, func(name, what string) { add(name, restore, "the log %s", what) }); err != nil {
+		return nil, err
+	}
 	for id, path := range b.State.Artifacts {
 		if _, ok := objects[repo.DirArtifacts+id]; !ok && !slices.ContainsFunc(faults, func(f Fault) bool { return f.Object == s.Prefix+repo.DirArtifacts+id }) {
 			add(repo.DirArtifacts+id, restore, "artefact %q is not there", strings.Join(path, "/"))
@@ -150,6 +153,39 @@ func (c *checker) faults(ctx context.Context, s repo.Stored) (faults []Fault, _ 
 		}
 	}
 	return faults, nil
+}
+
+// logs checks a build's sealed logs against their seals.
+func (c *checker) logs(ctx context.Context, s repo.Stored, objects map[string]store.Info, add func(name, what string)) error {
+	for index := range objects {
+		name, ok := repo.IndexedLog(index)
+		if !ok {
+			continue
+		}
+		log, ok := objects[name]
+		if !ok {
+			add(name, "is not there, but its index is")
+			continue
+		}
+		found, err := c.repo.CheckLog(ctx, s.Prefix, name, log.Size, c.Quick)
+		if errors.Is(err, store.ErrNotFound) {
+			found.What, err = "is not there, or its index", nil
+		}
+		if err != nil {
+			return err
+		}
+		if found.What != "" {
+			add(name, found.What)
+		}
+		if !found.Sealed {
+			continue
+		}
+		c.mu.Lock()
+		c.report.Logs++
+		c.report.Read += found.Read
+		c.mu.Unlock()
+	}
+	return nil
 }
 
 func broken(err error) bool {

@@ -61,6 +61,7 @@ type Report struct {
 	Unfinished int   `json:"unfinished"` // builds that run, or that gc removes
 	Artifacts  int   `json:"artifacts"`
 	Layers     int   `json:"layers"`
+	Logs       int   `json:"logs"` // those with a seal to compare them with
 	Read       int64 `json:"bytes_read"`
 	Faults     int   `json:"faults"`
 }

@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -61,11 +62,27 @@ func (r *Repo) Logs(ctx context.Context, job string, n ticket.Number) (logs []Lo
 	return logs, complete, nil
 }
 
+// attemptName is an attempt in the name of its log: 01 to 99, then a100 to a999,
+// then b1000, so that the names are in the order of the attempts. A letter comes
+// after all digits.
+func attemptName(n int) string {
+	digits := fmt.Sprintf("%02d", n)
+	if len(digits) == 2 {
+		return digits
+	}
+	return string(rune('a'+len(digits)-3)) + digits
+}
+
 // splitLogName splits the name of an attempt's log into the key of its step, as
-// the store has it, and the attempt.
+// the store has it, and the attempt. It knows names from before there were
+// letters, too.
 func splitLogName(name string) (step string, attempt int, ok bool) {
 	step, number, ok := strings.Cut(name, ".")
-	attempt, err := strconv.Atoi(number)
+	digits := number
+	if len(number) > 3 && number[0] == byte('a'+len(number)-4) {
+		digits = number[1:]
+	}
+	attempt, err := strconv.Atoi(digits)
 	return step, attempt, ok && step != "" && err == nil && attempt > 0
 }
 

@@ -144,7 +144,7 @@ func stepKey(step string) string {
 }
 
 func logKey(job string, n ticket.Number, step string, attempt int) string {
-	return fmt.Sprintf("%slog/%s.%02d", buildPrefix(job, n), stepKey(step), attempt)
+	return fmt.Sprintf("%slog/%s.%s", buildPrefix(job, n), stepKey(step), attemptName(attempt))
 }
 
 // deleteAll removes every object whose key begins with prefix.
