@@ -16,10 +16,13 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/store/sim"
@@ -623,4 +626,40 @@ func TestBadRules(t *testing.T) {
 	if _, err := ReadRules("/nowhere/rules"); fault.Of(err) != fault.Config || !strings.Contains(err.Error(), "/nowhere/rules") {
 		t.Errorf("%v", err)
 	}
+}
+
+// FuzzClaims: whatever a provider says, rules fit it or not, the same each
+// time, and leave it as it is; a name can be printed.
+func FuzzClaims(f *testing.F) {
+	for _, s := range []string{`{}`, `{"groups": ["web", "db"]}`, `{"groups": [["web"], null, {"a": 1}, 1e400, "db"]}`, `{"a": {"b": {"c": ["x"]}}}`, `{"a.b": {"c": "x"}}`,
+		`{"email": "a@x", "email_verified": "TRUE"}`, `{"email": ["a@x", "b@x"], "email_verified": true}`, `{"sub": "\u202e\u0000"}`, `{"groups": [`, `null`, `{"": ""}`} {
+		f.Add(s)
+	}
+	rules := &Rules{Roles: []Rule{
+		{Claim: "groups", Value: "web", Role: Trigger, Jobs: []string{"web"}}, {Claim: "groups", Value: "d*", Role: Trigger, Jobs: []string{"db"}},
+		{Claim: "a.b.c", Value: "x", Role: Admin}, {Claim: "email", Value: "*", Role: Read}, {Claim: ".", Value: "*", Role: Read}, {Claim: "", Value: "*", Role: Read},
+	}}
+	f.Fuzz(func(t *testing.T, text string) {
+		var c, again Claims
+		if json.Unmarshal([]byte(text), &c) != nil {
+			return
+		}
+		role, jobs, ok := rules.Match(c)
+		if ok != (role != "") || role == Admin && len(jobs) > 0 {
+			t.Errorf("%q %v %v", role, jobs, ok)
+		}
+		json.Unmarshal([]byte(text), &again)
+		if !reflect.DeepEqual(c, again) {
+			t.Errorf("%s has become %s", again, c)
+		}
+		if r, j, _ := rules.Match(c); r != role || !slices.Equal(j, jobs) {
+			t.Errorf("%q %v, then %q %v", role, jobs, r, j)
+		}
+		if name := rules.NameOf(c); name == "" || len(name) > 256 || strings.ContainsFunc(name, func(c rune) bool { return !unicode.IsPrint(c) }) {
+			t.Errorf("the name is %q", name)
+		}
+		if c.emailVerified() != again.emailVerified() {
+			t.Error("verified once")
+		}
+	})
 }
