@@ -25,7 +25,8 @@ func number(s string) (ticket.Number, error) {
 }
 
 func trigger(e env, fs *pflag.FlagSet) int {
-	follow := fs.BoolP("follow", "f", false, "print the build's log as it comes; the status is the build's result")
+	follow := fs.BoolP("follow", "f", false, "show the build until it is finished; the status is its result")
+	how := followFlags(fs)
 	connect := connection(fs)
 	if status, ok := e.parse(fs, 1, 1); !ok {
 		return status
@@ -45,7 +46,7 @@ func trigger(e env, fs *pflag.FlagSet) int {
 		return 0
 	}
 	fmt.Fprintf(e.stderr, "%s #%d\n", job, n)
-	return followBuild(e, c, job, n, 0)
+	return how.follow(e, c, job, n)
 }
 
 // followBuild prints a build's log until it is finished, with tail > 0 from its
@@ -72,6 +73,7 @@ func conclude(e env, job string, n ticket.Number, s *build.State) int {
 }
 
 func list(e env, fs *pflag.FlagSet) int {
+	asJSON := fs.Bool("json", false, "print one JSON object a line")
 	connect := connection(fs)
 	if status, ok := e.parse(fs, 0, 1); !ok {
 		return status
@@ -82,8 +84,9 @@ func list(e env, fs *pflag.FlagSet) int {
 	}
 	defer done()
 	if fs.NArg() == 0 {
-		return listJobs(e, c)
+		return listJobs(e, c, *asJSON)
 	}
+	out := printer{e.stdout, *asJSON}
 	ns, err := c.Builds(e.ctx, fs.Arg(0))
 	if err != nil {
 		return e.fail(err)
@@ -96,7 +99,9 @@ func list(e env, fs *pflag.FlagSet) int {
 		if err != nil {
 			return e.fail(err)
 		}
-		fmt.Fprintf(e.stdout, "%d\t%s\t%s\t%s\n", n, or(s.Result, s.Status), when(s.Created), took(s))
+		if err := out.build(fs.Arg(0), n, s); err != nil {
+			return e.fail(err)
+		}
 	}
 	return 0
 }

@@ -52,19 +52,22 @@ func connection(fs *pflag.FlagSet) func(e env) (*client.Client, func(), error) {
 	}
 }
 
-func listJobs(e env, c *client.Client) int {
+func listJobs(e env, c *client.Client, asJSON bool) int {
 	ids, err := c.Jobs(e.ctx, "", 0)
 	if err != nil {
 		return e.fail(err)
 	}
 	for _, id := range ids {
-		fmt.Fprintln(e.stdout, id)
+		if err := (printer{e.stdout, asJSON}).job(id); err != nil {
+			return e.fail(err)
+		}
 	}
 	return 0
 }
 
 func jobs(e env, fs *pflag.FlagSet) int {
 	tool.Describe(fs, "job list | get JOB | set FILE… | delete JOB…", "List, print, set and delete jobs. FILE may be \"-\" for standard input.")
+	asJSON := fs.Bool("json", false, "list: print one JSON object a line")
 	connect := connection(fs)
 	if status, ok := e.parse(fs, 1, 1000); !ok {
 		return status
@@ -80,7 +83,7 @@ func jobs(e env, fs *pflag.FlagSet) int {
 	defer done()
 	switch verb {
 	case "list":
-		return listJobs(e, c)
+		return listJobs(e, c, *asJSON)
 	case "get":
 		b, err := c.Job(e.ctx, args[0])
 		if err != nil {

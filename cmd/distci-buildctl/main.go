@@ -38,6 +38,7 @@ type env struct {
 	args           []string
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	declare        bool // the command is only asked for its flags
 }
 
 // command is one of the things that people can ask for.
@@ -50,6 +51,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"trigger JOB", "Begin a build of a job.", trigger},
+		{"follow JOB BUILD", "Show a build until it is finished.", follow},
 		{"list [JOB]", "List the jobs, or a job's builds.", list},
 		{"show JOB BUILD", "Show a build's record as JSON.", show},
 		{"log JOB BUILD", "Print a build's log.", log},
@@ -67,6 +69,7 @@ func commands() []command {
 		{"import FILE", "Bring in what an archive has.", bringIn},
 		{"ticket", "Make a ticket and print it.", makeTicket},
 		{"run FILE", "Run a whole job here, without any server.", runJob},
+		{"completion bash|zsh|fish", "Print the script that lets a shell complete commands.", completion},
 	}
 }
 
@@ -75,14 +78,16 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
 		return filter(ctx, args, stdin, stdout, stderr)
 	}
+	if args[0] == completeCommand {
+		return complete(ctx, args[1:], stdout)
+	}
 	for _, c := range commands() {
-		word, _, _ := strings.Cut(c.synopsis, " ")
-		if word != args[0] {
+		if c.name() != args[0] {
 			continue
 		}
 		fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
 		tool.Describe(fs, c.synopsis+" [options]", c.summary)
-		return c.run(env{ctx, args[1:], stdin, stdout, stderr}, fs)
+		return c.run(env{ctx: ctx, args: args[1:], stdin: stdin, stdout: stdout, stderr: stderr}, fs)
 	}
 	return tool.Fail(name, stderr, fault.Errorf(fault.Usage, "unknown command %q", args[0]))
 }
@@ -107,6 +112,9 @@ func filter(ctx context.Context, args []string, stdin io.Reader, stdout, stderr 
 // parse parses the flags of a command that takes between least and most
 // arguments; ok is false if the program is to end with the status.
 func (e env) parse(fs *pflag.FlagSet, least, most int) (status int, ok bool) {
+	if e.declare {
+		return 0, false
+	}
 	log, status := tool.ParseArgs(fs, e.args, e.stdout, e.stderr)
 	if log == nil {
 		return status, false
