@@ -18,7 +18,7 @@ LXC     = $(shell pkg-config --exists lxc 2>/dev/null && command -v cc >/dev/nul
 # others, and those in containers, have no C in them.
 CEPH    = $(shell echo '\#include <rados/librados.h>' | cc -E - >/dev/null 2>&1 && echo ceph)
 STORERS = distci-buildctl distci-claim distci-frontend
-PROGRAMS = distci-buildctl distci-checkout distci-claim distci-copy distci-exec distci-frontend distci-publish
+PROGRAMS = distci-buildctl distci-checkout distci-claim distci-copy distci-exec distci-frontend distci-publish distci-status
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 SHELL_SCRIPTS = $(wildcard examples/*.sh examples/*/*.sh test/*.sh test/*/*.sh) .ci/run
 

@@ -62,6 +62,7 @@ func commands() []command {
 		{"job list|get|set|delete", "List, print, set and delete jobs.", jobs},
 		{"token create|list|revoke", "Make, list and revoke tokens for frontends.", tokens},
 		{"session end", "End sessions of people who have signed in.", sessions},
+		{"hook create|list|rotate|remove", "Make, list, rotate and remove the secrets of webhooks.", hooks},
 		{"audit", "Show who has changed what.", audit},
 		{"gc", "Remove from the store what is not kept, and garbage.", collect},
 		{"fsck", "Check that what the store holds is whole.", checkStore},

@@ -36,6 +36,8 @@ type Forge struct {
 	mu     sync.Mutex
 	told   []Status
 	script []Answer
+	held   int
+	asked  int
 	news   chan struct{} // closed and replaced when something is told
 }
 
@@ -46,6 +48,9 @@ type Answer struct {
 	Header http.Header
 	Body   string
 	Done   bool
+	// Hold makes it wait until this is closed, and then do what it is asked. The
+	// rest does not matter then.
+	Hold <-chan struct{}
 }
 
 // New starts a forge of a kind: "github", "gitlab" or "gitea".
@@ -71,14 +76,38 @@ func (f *Forge) Told() (told []Status, news <-chan struct{}) {
 	return slices.Clone(f.told), f.news
 }
 
+// Held is how many requests were or are made to wait.
+func (f *Forge) Held() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.held
+}
+
+// Asked is how many requests there were, good and bad.
+func (f *Forge) Asked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked
+}
+
 // ServeHTTP is the API.
 func (f *Forge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s, code, problem := f.read(r)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.asked++
 	if code == 0 && len(f.script) > 0 {
 		a := f.script[0]
 		f.script = f.script[1:]
+		if a.Hold != nil {
+			f.held++
+			f.mu.Unlock()
+			<-a.Hold
+			f.mu.Lock()
+			f.note(s)
+			w.WriteHeader(http.StatusCreated)
+			return
+		}
 		if a.Done {
 			f.note(s)
 		}
