@@ -68,6 +68,7 @@ func (p *pool) Append(ctx context.Context, key string, offset int64, b []byte) e
 			break
 		}
 		if done += n; done == len(b) {
+			p.tell(key)
 			return nil
 		}
 	}

@@ -26,5 +26,8 @@
 // operation that replaces it leaves a note in the index, and the bytes go a
 // quarter of an hour later, with a later write or with Sweep.
 //
+// The objects watch.0 to watch.f of the index are empty: they are what clients
+// watch and notify; see watch.go.
+//
 // It needs the class cmpomap, that is Ceph 16 or later.
 package rados

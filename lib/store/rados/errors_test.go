@@ -144,10 +144,12 @@ func testFrozen(t *testing.T, c *cephtest.Cluster) {
 	if err := c.Await(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Append(ctx, "log", 4, []byte("two ")); err != nil {
-		t.Errorf("the append again: %v", err)
-	}
-	if b, _, err := store.ReadAll(ctx, s, "log"); err != nil || string(b) != "one two " {
+	// Its time-out is shorter than what an OSD may need that has slept.
+	lab.Until(t, "the append again", func() bool {
+		err = s.Append(ctx, "log", 4, []byte("two "))
+		return fault.Of(err) != fault.Temporary
+	})
+	if b, _, readErr := store.ReadAll(ctx, s, "log"); err != nil || readErr != nil || string(b) != "one two " {
 		t.Errorf("the log is %q, %v", b, err)
 	}
 	if err := s.Close(); err != nil {

@@ -32,6 +32,8 @@ type pool struct {
 	closed  sync.Once
 	buffers sync.Pool // of *[]byte with chunkSize bytes
 
+	exchange *exchange
+
 	mu    sync.Mutex
 	root  []shard         // as it was when it was last read
 	tails map[string]tail // what this process appends to
@@ -101,7 +103,12 @@ func (p *pool) connect() error {
 		"client_mount_timeout": seconds(a.Connect),
 		"rados_mon_op_timeout": seconds(a.Timeout),
 		"rados_osd_op_timeout": seconds(a.Timeout),
-		"keyring":              a.Keyring,
+		// After so long without an answer the monitors are asked where the OSD is
+		// now. With Ceph's own 10 s no operation that is given up before them would
+		// ever find one that was restarted.
+		"objecter_timeout":       seconds(min(a.Timeout/2, 3*time.Second)),
+		"objecter_tick_interval": "1",
+		"keyring":                a.Keyring,
 		// What is wrong is in the errors; standard error is ours.
 		"log_to_stderr": "false",
 		"err_to_stderr": "false",
@@ -126,24 +133,39 @@ func (p *pool) connect() error {
 	}
 	for range inFlight {
 		s := &slot{}
-		for c, suffix := range map[**rados.IOContext]string{&s.index: ".index", &s.data: ".data"} {
-			io, err := p.conn.OpenIOContext(a.Pool)
-			switch {
-			case code(err) == eNoEntry:
-				return fault.Errorf(fault.Config, "the cluster has no such pool: %w", err)
-			case err != nil:
-				return err
-			}
-			*c = io
-			io.SetNamespace(a.Namespace + suffix)
-			// A full pool is an error, not a reason to wait, and can be emptied.
-			if err := io.SetPoolFullTry(); err != nil {
-				return err
-			}
+		var err error
+		if s.index, err = p.context(".index"); err == nil {
+			s.data, err = p.context(".data")
 		}
 		p.slots <- s
+		if err != nil {
+			return err
+		}
 	}
+	io, err := p.context(".index")
+	if err != nil {
+		return err
+	}
+	p.exchange = newExchange(io)
 	return nil
+}
+
+// context opens one of the store's namespaces.
+func (p *pool) context(suffix string) (*rados.IOContext, error) {
+	io, err := p.conn.OpenIOContext(p.address.Pool)
+	switch {
+	case code(err) == eNoEntry:
+		return nil, fault.Errorf(fault.Config, "the cluster has no such pool: %w", err)
+	case err != nil:
+		return nil, err
+	}
+	io.SetNamespace(p.address.Namespace + suffix)
+	// A full pool is an error, not a reason to wait, and can be emptied.
+	if err := io.SetPoolFullTry(); err != nil {
+		io.Destroy()
+		return nil, err
+	}
+	return io, nil
 }
 
 // Close implements [store.Store]. It waits for operations that are under way,
@@ -151,23 +173,35 @@ func (p *pool) connect() error {
 func (p *pool) Close() error {
 	p.closed.Do(func() {
 		p.wg.Wait()
+		idle := p.exchange.close(p.address.Timeout)
 		for range inFlight {
-			s := <-p.slots
-			s.index.Destroy()
-			s.data.Destroy()
+			(<-p.slots).destroy()
 		}
-		p.conn.Shutdown()
+		if idle {
+			p.exchange.io.Destroy()
+			p.conn.Shutdown()
+		}
 		close(p.slots)
 	})
 	return nil
+}
+
+func (s *slot) destroy() {
+	for _, io := range []*rados.IOContext{s.index, s.data} {
+		if io != nil {
+			io.Destroy()
+		}
+	}
 }
 
 // disconnect ends a connection that was never used.
 func (p *pool) disconnect() {
 	close(p.slots)
 	for s := range p.slots {
-		s.index.Destroy()
-		s.data.Destroy()
+		s.destroy()
+	}
+	if p.exchange != nil {
+		p.exchange.io.Destroy()
 	}
 	if p.conn != nil {
 		p.conn.Shutdown()

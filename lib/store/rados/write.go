@@ -186,6 +186,7 @@ func (p *pool) replace(ctx context.Context, key string, e *entry, allowed func(v
 		if o.entry != nil {
 			p.tidy(ctx, key, o.entry, note, e == nil)
 		}
+		p.tell(key)
 		return nil
 	}
 }

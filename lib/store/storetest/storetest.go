@@ -47,6 +47,8 @@ func Run(t *testing.T, open Opener, fresh func(t *testing.T) string) {
 		{"AppendAfterPut", testAppendAfterPut},
 		{"AppendRace", testAppendRace},
 		{"Follow", testFollow},
+		{"Watch", testWatch},
+		{"WatchProcess", testWatchProcess},
 		{"List", testList},
 		{"ListMany", testListMany},
 		{"ListWhileChanged", testListWhileChanged},
