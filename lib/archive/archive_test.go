@@ -286,6 +286,8 @@ func TestHostile(t *testing.T) {
 		"no head":       {pack(tail), fault.BadTicket},
 		"later format":  {pack([2]string{head[0], `{"format": 2}`}, tail), fault.Config},
 		"foreign":       {pack(head, [2]string{"etc/passwd", "x"}, tail), fault.BadTicket},
+		"token":         {pack(head, [2]string{"access/tokens/000000000000", "{}"}, tail), fault.BadTicket},
+		"audit log":     {pack(head, [2]string{"audit/2026-11-21T00/x", "{}"}, tail), fault.BadTicket},
 		"outside":       {pack(head, [2]string{"builds/../jobs/job", "x"}, tail), fault.BadTicket},
 		"other job":     {pack(head, config, state, [2]string{repo.BuildPrefix("other", 1) + "log/0000.01", "x"}), fault.BadTicket},
 		"no record":     {pack(head, config, [2]string{repo.BuildPrefix("job", 1) + "log/0000.01", "x"}), fault.BadTicket},
