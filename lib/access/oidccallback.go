@@ -26,7 +26,7 @@ type SignInError struct {
 
 func (e *SignInError) Error() string {
 	if e.Err != nil {
-		return e.Text + ": " + e.Err.Error()
+		return e.Text + ": " + printable(e.Err.Error())
 	}
 	return e.Text
 }

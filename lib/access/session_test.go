@@ -255,7 +255,7 @@ func TestEndSessions(t *testing.T) {
 		t.Error("it goes on")
 	}
 	b.begin(t, one, ada)
-	if c.after(keyUnknow); b.is(t, two) == "" {
+	if c.after(keyUnknown); b.is(t, two) == "" {
 		t.Error("a new one is not accepted")
 	}
 	if err := EndSessions(t.Context(), sim.New(c.now).Open()); err != nil {

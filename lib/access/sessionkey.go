@@ -26,10 +26,10 @@ const keysAt = "access/session-keys"
 
 // The times of a key.
 const (
-	keyRotate = 30 * 24 * time.Hour // a new one is made when the newest is so old
-	keySettle = 3 * time.Minute     // a new one is not used before every frontend has it
-	keyReread = time.Minute         // how often a frontend looks for new ones
-	keyUnknow = time.Second         // the same if it meets one that it does not know
+	keyRotate  = 30 * 24 * time.Hour // a new one is made when the newest is so old
+	keySettle  = 3 * time.Minute     // a new one is not used before every frontend has it
+	keyReread  = time.Minute         // how often a frontend looks for new ones
+	keyUnknown = time.Second         // the same if it meets one that it does not know
 )
 
 // errSealed: what was to be opened is not something that we have sealed, or
@@ -97,7 +97,7 @@ func (k *keyring) open(ctx context.Context, purpose, text string, v any) error {
 		return errSealed
 	}
 	var key *sealKey
-	for _, age := range []time.Duration{keyReread, keyUnknow} {
+	for _, age := range []time.Duration{keyReread, keyUnknown} {
 		keys, err := k.get(ctx, age)
 		if err != nil {
 			return err
