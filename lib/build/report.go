@@ -91,6 +91,16 @@ func (b *Build) StatusTicket(j *job.Job) *ticket.Ticket {
 	return t
 }
 
+// SameCommit tells whether two builds are for the same commit of a forge, as
+// events said.
+func (b *Build) SameCommit(other *Build) bool {
+	if b.State.Cause == nil || other.State.Cause == nil {
+		return false
+	}
+	x, y := b.State.Cause.Event, other.State.Cause.Event
+	return x != nil && y != nil && x.Forge == y.Forge && x.Repository == y.Repository && x.Commit == y.Commit
+}
+
 // Fill makes a ticket one that tells r.
 func (r *Report) Fill(t *ticket.Ticket) {
 	t.Params, _ = json.Marshal(r) // plain strings
@@ -98,11 +108,12 @@ func (r *Report) Fill(t *ticket.Ticket) {
 }
 
 // StatusTickets are the ids of the tickets that tell the build's beginning and
-// its end, whether or not there are such.
+// its end, whether or not there are such. The first is the first in the queue,
+// too, where ids are in the order of their times.
 func (b *Build) StatusTickets() (begun, ended string) {
 	var created time.Time
 	if b.State.Created != nil {
 		created = *b.State.Created
 	}
-	return b.newID(created, "status begun"), b.newID(created, "status ended")
+	return b.newID(created, "status begun"), b.newID(created.Add(time.Millisecond), "status ended")
 }

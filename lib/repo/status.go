@@ -20,6 +20,10 @@ import (
 // order: that of the end waits as long as that of the beginning is there, and
 // that of the beginning is dropped if nobody has told it when the build is
 // complete.
+//
+// Of several builds of a commit, such as a retry, the last one is told: its
+// status is in the place of the others', whose tickets are dropped, and which
+// must not come after it.
 
 // ErrObsolete: there is nothing to tell by this ticket, not now and not later.
 var ErrObsolete = fault.Errorf(fault.Interrupted, "the status is obsolete")
@@ -64,6 +68,53 @@ func (r *Repo) PrepareStatus(ctx context.Context, t *ticket.Ticket) error {
 			return err
 		}
 	}
+	if err := r.inTurn(ctx, b, t.ID == begun); err != nil {
+		return err
+	}
 	report.Fill(t)
+	return nil
+}
+
+// maxNewer bounds how many builds after one are looked at for its commit.
+const maxNewer = 20
+
+// inTurn tells whether what a build has to tell is in order with what others of
+// its commit have to. Errors: ErrObsolete, ErrTooEarly.
+func (r *Repo) inTurn(ctx context.Context, b *build.Build, begins bool) error {
+	last, _, err := r.lastBuild(ctx, b.JobID)
+	if err != nil {
+		return err
+	}
+	for n := b.Number + 1; n <= min(last, b.Number+maxNewer); n++ {
+		newer, err := r.record(ctx, b.JobID, n)
+		if errors.Is(err, ErrNoBuild) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if newer.SameCommit(b) {
+			return ErrObsolete
+		}
+	}
+	if !begins || !b.State.Retries() {
+		return nil
+	}
+	// Of the one that is retried a status may be on its way just now.
+	old, err := r.record(ctx, b.JobID, b.State.Cause.Number)
+	if errors.Is(err, ErrNoBuild) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	begun, ended := old.StatusTickets()
+	for _, id := range []string{begun, ended} {
+		if _, _, err := r.queue.Get(ctx, id); err == nil {
+			return ErrTooEarly
+		} else if !errors.Is(err, queue.ErrNotFound) {
+			return err
+		}
+	}
 	return nil
 }
