@@ -82,14 +82,14 @@ func terminal(w io.Writer) *os.File {
 
 // listed is a build in a list, as JSON.
 type listed struct {
-	JobID   string        `json:"job_id"`
-	Number  int64         `json:"build_number,omitempty"`
-	Status  string        `json:"status,omitempty"`
-	Result  string        `json:"result,omitempty"`
-	Error   string        `json:"error,omitempty"`
-	Created *time.Time    `json:"created,omitempty"`
-	Ended   *time.Time    `json:"ended,omitempty"`
-	Cause   *build.Cause  `json:"cause,omitempty"`
+	JobID   string       `json:"job_id"`
+	Number  int64        `json:"build_number,omitempty"`
+	Status  string       `json:"status,omitempty"`
+	Result  string       `json:"result,omitempty"`
+	Error   string       `json:"error,omitempty"`
+	Created *time.Time   `json:"created,omitempty"`
+	Ended   *time.Time   `json:"ended,omitempty"`
+	Cause   *build.Cause `json:"cause,omitempty"`
 }
 
 // printer prints a list: as lines, or as one JSON object a line.

@@ -152,7 +152,7 @@ func (v *view) table(most int, now time.Time) []string {
 	hidden := 0
 	for i, key := range keys {
 		t := s.Tasks[key]
-		if over := len(keys) - i > room-(len(lines)-1); over && t.Status == ticket.Complete && len(keys) > room {
+		if over := len(keys)-i > room-(len(lines)-1); over && t.Status == ticket.Complete && len(keys) > room {
 			hidden++
 			continue
 		}
