@@ -113,7 +113,7 @@ func (c *call) fail(err error) {
 	if code >= 500 {
 		text += " (request " + rec.id + ")"
 	}
-	if c.isPage() && !c.problem {
+	if c.isPage() {
 		c.pages.Fail(c.w, c.r, code, text)
 		return
 	}

@@ -15,9 +15,10 @@ func page(show func(*web.Pages, http.ResponseWriter, *http.Request, web.Request)
 }
 
 // isPage tells whether the request is for one of the pages, whose errors are
-// pages, too.
+// pages, too. Those of signing in are not among them: see signInFailed.
 func (c *call) isPage() bool {
-	return c.r.URL.Path == "/ui" || strings.HasPrefix(c.r.URL.Path, "/ui/")
+	path := c.r.URL.Path
+	return path == "/ui" || strings.HasPrefix(path, "/ui/") && !strings.HasPrefix(path, "/ui/sign-")
 }
 
 // root tells the original's clients that we are there, and shows people the way.

@@ -108,10 +108,7 @@ func (p *Pages) Build(w http.ResponseWriter, r *http.Request, q Request) error {
 	}
 	v := view{Title: fmt.Sprintf("%s #%d", q.Job, q.Build), Section: "jobs", Log: true, Data: data}
 	if data.Live {
-		v.Refresh = 2
-		if p.Events {
-			v.Refresh, v.Events = 5, fmt.Sprintf("/jobs/%s/builds/%d/events", q.Job, q.Build)
-		}
+		v.Refresh, v.Events = 2, fmt.Sprintf("/jobs/%s/builds/%d/events", q.Job, q.Build)
 	}
 	return p.show(w, r, "build.html", v)
 }

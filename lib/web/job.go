@@ -52,14 +52,13 @@ type jobPage struct {
 	Tags        []tag
 	MoreTags    int
 	MayTrigger  bool
-	Badge       bool
 }
 
 // Job sends the page of a job.
 func (p *Pages) Job(w http.ResponseWriter, r *http.Request, q Request) error {
 	ctx := r.Context()
 	before, _ := strconv.ParseInt(r.URL.Query().Get("before"), 10, 64)
-	data := jobPage{ID: q.Job, Before: ticket.Number(before), MayTrigger: may(ctx, access.Trigger, q.Job), Badge: p.Badge}
+	data := jobPage{ID: q.Job, Before: ticket.Number(before), MayTrigger: may(ctx, access.Trigger, q.Job)}
 	config, err := p.repo.Job(ctx, q.Job)
 	if err != nil {
 		return err

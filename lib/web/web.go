@@ -32,11 +32,6 @@ import (
 type Options struct {
 	// SignIn tells that people can sign in, at /ui/sign-in, and out again.
 	SignIn bool
-	// Events tells that builds have events, see .../events; without them a page
-	// asks more often.
-	Events bool
-	// Badge tells that jobs have a badge, see .../badge.svg.
-	Badge bool
 	// Done is closed when the server is to end: logs are no longer followed.
 	Done <-chan struct{}
 }

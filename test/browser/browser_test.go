@@ -139,7 +139,7 @@ func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 // open goes to a page, and waits until its scripts have run.
 func (b *tab) open(path string) {
 	b.Helper()
-	if !strings.Contains(path, "://") {
+	if strings.HasPrefix(path, "/") {
 		path = b.url + path
 	}
 	b.do(chromedp.Navigate(path), chromedp.WaitReady(chromedp.CSS("body")))
@@ -148,7 +148,9 @@ func (b *tab) open(path string) {
 // eval returns what an expression is; a promise is waited for.
 func eval[V any](b *tab, expression string) V {
 	b.Helper()
-	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[V](expression, chromedp.EvalAwaitPromise))
+	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
+	defer cancel()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[V](expression, chromedp.EvalAwaitPromise))
 	if err != nil {
 		b.Fatalf("%.200s: %v", expression, err)
 	}
