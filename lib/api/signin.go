@@ -114,7 +114,7 @@ func (c *call) signInFailed(err error) error {
 	}
 	rec := recorderOf(c.w)
 	rec.err = err
-	p := signInPage{Title: "Sign-in failed", Text: text, Request: rec.id}
+	p := signInPage{Title: "Sign-in failed", Text: strings.ToUpper(text[:1]) + text[1:] + ".", Request: rec.id}
 	if code != http.StatusNotFound {
 		p.Link, p.Label = "/ui/sign-in", "Try again"
 	}

@@ -328,12 +328,12 @@ func TestProviderSaysNo(t *testing.T) {
 	}
 	body, _ := io.ReadAll(resp.Body)
 	resp.Body.Close()
-	if resp.StatusCode != 403 || !strings.Contains(string(body), "the provider says no: access_denied") {
+	if resp.StatusCode != 403 || !strings.Contains(string(body), "The provider says no: access_denied") {
 		t.Errorf("status %d: %s", resp.StatusCode, body)
 	}
 	for _, q := range []string{"", "?code=x&state=y", "?error=x&error_description=call+this+number", "?code=x&state=" + strings.Repeat("A", 26)} {
 		code, body := d.send(b, "GET", d.url+"/ui/sign-in/callback"+q, "")
-		if code != 403 || !strings.Contains(body, "this browser has not begun this sign-in") || strings.Contains(body, "number") {
+		if code != 403 || !strings.Contains(strings.ToLower(body), "this browser has not begun this sign-in") || strings.Contains(body, "number") {
 			t.Errorf("%s: status %d: %s", q, code, body)
 		}
 	}
