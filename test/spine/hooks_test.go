@@ -14,6 +14,7 @@ import (
 	"github.com/distci/distci/lib/api/client"
 	"github.com/distci/distci/lib/status/statustest"
 	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/test/rootfs"
 )
 
 // published is where people reach the frontends, as they are told.
@@ -316,6 +317,25 @@ func TestForgedStatus(t *testing.T) {
 		t.Error("the thief was told")
 	}
 	if said, _ := l.told(0); len(said) != 2 {
+		t.Errorf("told %v", said)
+	}
+}
+
+// TestStatusFromContainer: where steps are in containers, so is what tells the
+// forge; it has the network, and the token of its job.
+func TestStatusFromContainer(t *testing.T) {
+	rootfs.Need(t)
+	l := newHookLab(t, "gitlab", "")
+	l.job(fmt.Sprintf(`{"job_id": "hello", "status": {"forge": "gitlab", "url": %q, "secret": "FORGE_TOKEN"},
+		"tasks": [{"type": "execute-shell", "params": {"script": "test ! -e /run/distci/secrets"}}]}`, l.api.URL))
+	l.containerWorkers()("w", "--secrets", l.vault.dir)
+	l.deliver("refs/tags/v1", l.upstream.pushed, "no tags are wanted")
+	l.deliver("refs/heads/main", l.upstream.pushed, "try")
+	if s := l.finished("hello", 1); s.Result != ticket.Success {
+		t.Fatalf("%+v\n%s", s, l.console("hello", 1))
+	}
+	l.quiet()
+	if said, _ := l.told(1); said[len(said)-1] != "success" {
 		t.Errorf("told %v", said)
 	}
 }
