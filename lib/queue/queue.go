@@ -83,6 +83,7 @@ func (q *Queue) Post(ctx context.Context, t *ticket.Ticket, with ...coord.Op) er
 type Change struct {
 	End  *Claim           // the claim whose ticket ends; nil: none
 	Keep bool             // keep the ended ticket, parked, for whoever posted it
+	Told string           // the result of the ended ticket, for its event
 	Post []*ticket.Ticket // tickets to post
 	Next *ticket.Ticket   // the one of Post that End's holder claims at once; nil: none
 	Ops  []coord.Op       // operations on other parts of the tree
@@ -114,7 +115,11 @@ func (q *Queue) Commit(ctx context.Context, ch Change) (*Claim, error) {
 		return nil, err
 	}
 	if ch.End != nil {
-		q.told(EventCommit, begin, ch.End.Ticket, ch.End, err)
+		ended := *ch.End.Ticket
+		if ch.Told != "" {
+			ended.Result = ch.Told
+		}
+		q.told(EventCommit, begin, &ended, ch.End, err)
 	}
 	for _, t := range ch.Post {
 		if !errors.Is(err, ErrLost) {

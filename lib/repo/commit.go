@@ -109,7 +109,7 @@ func (r *Repo) Commit(ctx context.Context, c *queue.Claim, t *ticket.Ticket, off
 		if err != nil {
 			return nil, err
 		}
-		next, err := r.queue.Commit(ctx, queue.Change{End: c, Post: post, Next: nextFor(post, offer), Ops: []coord.Op{op}})
+		next, err := r.queue.Commit(ctx, queue.Change{End: c, Told: done.Result, Post: post, Next: nextFor(post, offer), Ops: []coord.Op{op}})
 		if err == nil {
 			r.wrote(op, rec)
 		}
