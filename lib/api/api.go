@@ -76,6 +76,9 @@ type server struct {
 		sync.Mutex
 		last time.Time
 	}
+	readiness readiness
+	offers    offers
+	summaries summaries
 }
 
 // New returns the handler of the interface.
@@ -119,10 +122,24 @@ type route struct {
 // alone tells whether the route needs no coordination service.
 func (r route) alone() bool {
 	switch r.pattern {
-	case "", "healthz", "metrics", "schema/job.json", "jobs/{job}/config/schema", "whoami", "ui/sign-in", "ui/sign-in/callback", "ui/sign-out", "ui/assets/{name}":
+	case "", "healthz", "readyz", "openapi.yaml", "metrics", "schema/job.json", "jobs/{job}/config/schema", "whoami", "ui/sign-in", "ui/sign-in/callback", "ui/sign-out", "ui/assets/{name}":
 		return true
 	case "jobs/{job}/builds/{build}/steps/{step}/log", "jobs/{job}/builds/{build}/logs/{log}":
 		return true // if the log is sealed; they look themselves
+	}
+	return false
+}
+
+// original tells whether the route is one of the 2013 original's, whose errors
+// are text.
+func (r route) original() bool {
+	switch r.pattern {
+	case "", "jobs", "jobs/{job}", "jobs/{job}/github-webhook", "jobs/{job}/tags", "jobs/{job}/tags/{tag}",
+		"jobs/{job}/builds", "jobs/{job}/builds/{build}", "jobs/{job}/builds/{build}/state",
+		"jobs/{job}/builds/{build}/console", "jobs/{job}/builds/{build}/workspace", "jobs/{job}/builds/{build}/artifacts",
+		"jobs/{job}/builds/{build}/artifacts/{artifact}", "jobs/{job}/builds/{build}/artifacts/{artifact}/{name}",
+		"tasks", "tasks/{task}":
+		return true
 	}
 	return false
 }
@@ -134,8 +151,11 @@ var errUnreachable = fault.Errorf(fault.Temporary, "the coordination service doe
 var routes = []route{
 	{"GET", "", access.Public, (*call).root},
 	{"GET", "healthz", access.Public, (*call).health},
+	{"GET", "readyz", access.Public, (*call).ready},
 	{"GET", "metrics", access.Read, (*call).metrics},
 	{"GET", "schema/job.json", access.Public, (*call).schema},
+
+	{"GET", "openapi.yaml", access.Public, (*call).description},
 
 	{"GET", "whoami", access.Public, (*call).whoami},
 	{"GET", "ui/sign-in", access.Public, (*call).signIn},
@@ -158,6 +178,7 @@ var routes = []route{
 	{"DELETE", "jobs/{job}", access.Admin, (*call).deleteJob},
 	{"GET", "jobs/{job}/config/schema", access.Public, (*call).schema},
 	{"POST", "jobs/{job}/github-webhook", access.Trigger, (*call).githubWebhook},
+	{"GET", "jobs/{job}/badge.svg", access.Read, (*call).badge},
 	{"GET", "jobs/{job}/tags", access.Read, (*call).listTags},
 	{"GET", "jobs/{job}/tags/{tag}", access.Read, (*call).getTag},
 	{"PUT", "jobs/{job}/tags/{tag}", access.Admin, (*call).putTag},
@@ -176,6 +197,7 @@ var routes = []route{
 
 	{"GET", "jobs/{job}/builds/{build}/console", access.Read, (*call).getConsole},
 	{"POST", "jobs/{job}/builds/{build}/console", access.Worker, (*call).appendConsole},
+	{"GET", "jobs/{job}/builds/{build}/events", access.Read, (*call).buildEvents},
 	{"GET", "jobs/{job}/builds/{build}/steps/{step}/log", access.Read, (*call).getStepLog},
 	{"GET", "jobs/{job}/builds/{build}/logs", access.Read, (*call).listLogs},
 	{"GET", "jobs/{job}/builds/{build}/logs/{log}", access.Read, (*call).getLog},
@@ -198,6 +220,8 @@ var routes = []route{
 	{"DELETE", "tasks/{task}", access.Worker, (*call).deleteTask},
 	{"POST", "tasks/{task}/lease", access.Worker, (*call).leaseTask},
 
+	{"GET", "events", access.Read, (*call).allEvents},
+	{"GET", "cctray.xml", access.Read, (*call).cctray},
 	{"GET", "members", access.Read, (*call).listMembers},
 	{"GET", "queue", access.Read, (*call).showQueue},
 }
@@ -260,6 +284,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		if rt.method != method {
 			continue
 		}
+		c.problem = !rt.original()
 		c.count(s.Traffic.of(rt))
 		c.routed(rt)
 		err := c.bind(args)

@@ -57,7 +57,12 @@ func TestInterface(t *testing.T) {
 		{"GET", "/jobs/j/builds/1", "", 404, "no such build\n"},
 		{"POST", "/jobs/j/builds", "", 201, `{"job_id":"j","build_number":1,"state":{"status":"preparing"}}`},
 		{"POST", "/jobs/j/builds", "{}", 201, `{"job_id":"j","build_number":2,"state":{"status":"preparing"}}`},
-		{"POST", "/jobs/j/builds", `{"ref":"x"}`, 501, ""},
+		{"POST", "/jobs/j/builds", `{"parameters":{"NO":"1"}}`, 400, `(?s).*unknown parameter "NO".*`},
+		{"POST", "/jobs/j/builds", `{"ref":7}`, 400, ""},
+		{"POST", "/jobs/j/builds", `{"ref":""}`, 400, ""},
+		{"POST", "/jobs/j/builds/1/retry", `{"from":["0"]}`, 400, ""},
+		{"POST", "/jobs/j/builds/1/retry", "", 409, ""},
+		{"POST", "/jobs/j/builds/9/retry", "", 404, ""},
 		{"GET", "/jobs/j/builds", "", 200, `{"builds":\[1,2\],"last_build_number":2}`},
 		{"GET", "/jobs/j/builds/1", "", 200, `{"job_id":"j","build_number":"1","state":{.*"status":"preparing".*}}`},
 		{"GET", "/jobs/j/builds/0001/state", "", 200, `{"job_id":"j","build_number":"0001","state":{.*}}`},
@@ -176,9 +181,9 @@ func TestInterface(t *testing.T) {
 		}
 		typ := got.Header.Get("Content-Type")
 		switch {
-		case got.StatusCode >= 400 && (!strings.HasPrefix(typ, "text/plain") || strings.TrimSpace(got.body) == ""):
+		case got.StatusCode >= 400 && (!strings.HasPrefix(typ, "text/plain") && typ != "application/problem+json" || strings.TrimSpace(got.body) == ""):
 			t.Errorf("%s: an error of type %q, %q", name, typ, got.body)
-		case strings.HasPrefix(got.body, `{"`) && typ != "application/json" && typ != "application/schema+json":
+		case got.StatusCode < 400 && strings.HasPrefix(got.body, `{"`) && typ != "application/json" && typ != "application/schema+json":
 			t.Errorf("%s: JSON of type %q", name, typ)
 		}
 		id := got.Header.Get("X-Request-Id")

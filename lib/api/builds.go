@@ -3,16 +3,22 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
 	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/build"
 	"github.com/distci/distci/lib/repo"
+	"github.com/distci/distci/lib/ticket"
 )
 
 func (c *call) listBuilds() error {
+	if q := c.r.URL.Query(); q.Has("limit") || q.Has("before") {
+		return c.pageOfBuilds(q)
+	}
 	ns, err := c.repo.Builds(c.r.Context(), c.job)
 	if err == nil && len(ns) == 0 {
 		_, err = c.repo.Job(c.r.Context(), c.job)
@@ -26,6 +32,42 @@ func (c *call) listBuilds() error {
 	}
 	reply := map[string]any{"builds": numbers}
 	if len(numbers) > 0 {
+		reply["last_build_number"] = numbers[len(numbers)-1]
+	}
+	return c.json(http.StatusOK, reply)
+}
+
+// pageOfBuilds lists the last builds before a number, in order as ever; next is
+// the number for the page before that.
+func (c *call) pageOfBuilds(q url.Values) error {
+	limit, err := readLimit(q)
+	if err != nil {
+		return err
+	}
+	if limit == 0 {
+		limit = 100
+	}
+	before := int64(math.MaxInt64)
+	if q.Has("before") && (!number(q.Get("before"), &before) || before == 0) {
+		return status(http.StatusBadRequest, "before: expected a build's number")
+	}
+	ns, err := c.repo.BuildsBefore(c.r.Context(), c.job, ticket.Number(before), limit+1)
+	if err == nil && len(ns) == 0 {
+		_, err = c.repo.Job(c.r.Context(), c.job)
+	}
+	if err != nil {
+		return err
+	}
+	more := len(ns) > limit
+	numbers := []int64{}
+	for _, n := range ns[max(0, len(ns)-limit):] {
+		numbers = append(numbers, int64(n))
+	}
+	reply := map[string]any{"builds": numbers}
+	if more {
+		reply["next"] = numbers[0]
+	}
+	if !q.Has("before") && len(numbers) > 0 {
 		reply["last_build_number"] = numbers[len(numbers)-1]
 	}
 	return c.json(http.StatusOK, reply)

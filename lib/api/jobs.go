@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 
 	"github.com/distci/distci/lib/build"
@@ -14,15 +15,13 @@ import (
 
 func (c *call) listJobs() error {
 	q := c.r.URL.Query()
-	after, limit := q.Get("after"), 0
+	after := q.Get("after")
 	if after != "" && !repo.ValidJob(after) {
 		return status(http.StatusBadRequest, "after: expected the id of a job")
 	}
-	if s := q.Get("limit"); s != "" {
-		var err error
-		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > 10000 {
-			return status(http.StatusBadRequest, "limit: expected a number from 1 to 10000")
-		}
+	limit, err := readLimit(q)
+	if err != nil {
+		return err
 	}
 	want := limit
 	if limit > 0 {
@@ -37,6 +36,19 @@ func (c *call) listJobs() error {
 		reply["jobs"], reply["next"] = ids[:limit], ids[limit-1]
 	}
 	return c.json(http.StatusOK, reply)
+}
+
+// readLimit reads how much a page may have; 0: the client has not said.
+func readLimit(q url.Values) (int, error) {
+	s := q.Get("limit")
+	if s == "" {
+		return 0, nil
+	}
+	limit, err := strconv.Atoi(s)
+	if err != nil || limit < 1 || limit > 10000 {
+		return 0, status(http.StatusBadRequest, "limit: expected a number from 1 to 10000")
+	}
+	return limit, nil
 }
 
 // jobReply is what is said of a job.

@@ -48,10 +48,10 @@ func newLab(t testing.TB) *lab {
 		t.Fatal(err)
 	}
 	l := &lab{TB: t, repo: cl.Repo, dir: dir, log: log, done: make(chan struct{})}
-	srv := httptest.NewServer(api.New(cl.Repo, api.Options{
+	srv := httptest.NewServer(described(t, api.New(cl.Repo, api.Options{
 		Layers: workspace.NewLayers(cl.Store, cache, workspace.Limits{}), MaxUpload: 1 << 20, Temp: dir, Done: l.done,
 		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	}))
+	})))
 	t.Cleanup(srv.Close)
 	l.url = srv.URL
 	return l

@@ -42,9 +42,13 @@ func (c *call) getConsole() error {
 	if err != nil {
 		return err
 	}
-	if v.follow {
+	c.w.Header().Add("Vary", "Accept")
+	if v.follow || v.events {
 		if v.given() {
 			return status(http.StatusBadRequest, "follow: a whole build's console is followed from its beginning; a single log may be from elsewhere")
+		}
+		if v.events {
+			return c.consoleEvents()
 		}
 		if _, err := c.repo.Build(c.r.Context(), c.job, c.build); err != nil {
 			return err
@@ -171,7 +175,8 @@ func (c *call) sendLog(name string, fixed bool) error {
 			return err
 		}
 	}
-	if !v.follow {
+	c.w.Header().Add("Vary", "Accept")
+	if !v.follow && !v.events {
 		return c.text(t, v, t.Sealed && fixed)
 	}
 	if v.to >= 0 {
@@ -181,13 +186,13 @@ func (c *call) sendLog(name string, fixed bool) error {
 	if err != nil {
 		return err
 	}
+	if v.events {
+		return c.logEvents(t, name, start)
+	}
 	c.w.Header().Set(headerOffset, strconv.FormatInt(start, 10))
 	return c.followed(func(ctx context.Context, w io.Writer) error {
 		if t.Sealed {
-			rd := t.Open(ctx, start, -1)
-			defer rd.Close()
-			_, err := io.Copy(w, rd)
-			return err
+			return copyText(ctx, w, t, start)
 		}
 		return c.repo.FollowLog(ctx, c.job, c.build, name, start, w)
 	})

@@ -19,6 +19,7 @@ const headerOffset = "Log-Offset"
 // view is the part of a log that a client wants to see.
 type view struct {
 	follow   bool  // and what comes
+	events   bool  // the same, as server-sent events
 	from, to int64 // lines, from 1 on; from 0: not given; to -1: the last
 	tail     int64 // so many last lines; -1: not given
 	offset   int64 // bytes before it; -1: not given
@@ -30,7 +31,7 @@ func (v *view) given() bool { return v.from > 0 || v.tail >= 0 || v.offset >= 0 
 // view reads the request for a part of a log.
 func (c *call) view() (*view, error) {
 	q := c.r.URL.Query()
-	v := &view{to: -1, tail: -1, offset: -1, follow: c.r.Method == http.MethodGet && q.Get("follow") == "1"}
+	v := &view{to: -1, tail: -1, offset: -1, follow: c.r.Method == http.MethodGet && q.Get("follow") == "1", events: c.r.Method == http.MethodGet && c.wantsEvents()}
 	given := 0
 	for _, p := range []struct {
 		name, want string

@@ -36,6 +36,9 @@ func (c *call) requeue() error {
 }
 
 func (c *call) listTasks() error {
+	if q := c.r.URL.Query(); q.Has("wait") || q.Has("capabilities") {
+		return c.waitTask()
+	}
 	if err := c.requeue(); err != nil {
 		return err
 	}
