@@ -277,3 +277,41 @@ func TestToolsAreLight(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestScale: the example that starts workers by the queue's depth would start
+// as many as tickets wait that they can take, up to the number, and none that
+// run already.
+func TestScale(t *testing.T) {
+	for _, program := range []string{"sh", "jq"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("there is no %s here", program)
+		}
+	}
+	l := newLab(t)
+	l.frontend()
+	scale := func(want string, env ...string) {
+		t.Helper()
+		cmd := exec.Command("sh", "../../examples/monitoring/scale.sh", "-n", "3")
+		cmd.Env = append(l.env(), env...)
+		out, err := cmd.CombinedOutput()
+		var started []string
+		for _, m := range regexp.MustCompile(`systemctl start --no-block distci-claim@(\d+)\.service\n`).FindAllStringSubmatch(string(out), -1) {
+			started = append(started, m[1])
+		}
+		if got := strings.Join(started, " "); err != nil || got != want || strings.Count(string(out), "\n") != len(started) {
+			t.Errorf("%v: would start %q, want %q: %v: %s", env, got, want, err, out)
+		}
+	}
+	scale("") // nothing waits
+	l.shellJob("job", ":")
+	l.trigger("job")
+	l.trigger("job")
+	scale("1 2")
+	scale("2 3", "RUNNING=1")
+	scale("", "RUNNING=1 2 3")
+	scale("", "OFFER=execute_shell_v1") // control tickets wait
+	for range 5 {
+		l.trigger("job")
+	}
+	scale("1 2 3", "DISTCI_URL="+l.url())
+}
