@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,10 +37,10 @@ func audited(t *testing.T, st store.Store, f Filter) (records []Record) {
 func TestAudit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := sim.New(time.Now).Open()
-		appends := 0
+		var appends atomic.Int64
 		st.Hook = func(op, key string, do func() error) error {
 			if op == "append" {
-				appends++
+				appends.Add(1)
 			}
 			return do()
 		}
@@ -60,8 +61,8 @@ func TestAudit(t *testing.T) {
 				t.Fatal(err, a.Lost())
 			}
 		}
-		if appends != 15 {
-			t.Errorf("%d appends for 15 batches", appends)
+		if n := appends.Load(); n != 15 {
+			t.Errorf("%d appends for 15 batches", n)
 		}
 		all := audited(t, st, Filter{})
 		if len(all) != 300 || !slices.IsSortedFunc(all, func(a, b Record) int { return a.Time.Compare(b.Time) }) {
@@ -110,10 +111,11 @@ func TestAuditStoreFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				st := sim.New(time.Now).Open()
-				calls, failing := 0, true
+				var calls atomic.Int64
+				var works atomic.Bool
 				st.Hook = func(op, key string, do func() error) error {
-					if calls++; failing {
-						return hook(calls, do)
+					if n := calls.Add(1); !works.Load() {
+						return hook(int(n), do)
 					}
 					return do()
 				}
@@ -123,10 +125,10 @@ func TestAuditStoreFails(t *testing.T) {
 					a.add("w", 3)
 					time.Sleep(7 * time.Second)
 				}
-				if calls > 100 {
-					t.Errorf("the store was tried %d times in 210 seconds", calls)
+				if n := calls.Load(); n > 100 {
+					t.Errorf("the store was tried %d times in 210 seconds", n)
 				}
-				failing = false
+				works.Store(true)
 				time.Sleep(auditPatient + time.Second)
 				synctest.Wait()
 				if n := len(audited(t, st, Filter{})); n != 90 || a.Lost() != 0 {
@@ -148,9 +150,9 @@ func TestAuditStoreFails(t *testing.T) {
 func TestAuditOverflow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := sim.New(time.Now).Open()
-		failing := true
+		var works atomic.Bool
 		st.Hook = func(op, key string, do func() error) error {
-			if failing {
+			if !works.Load() {
 				return store.ErrUnknown
 			}
 			return do()
@@ -166,7 +168,7 @@ func TestAuditOverflow(t *testing.T) {
 		if lost == 0 || lost > 5_000+auditQueue/5 {
 			t.Errorf("%d lost", lost)
 		}
-		failing = false
+		works.Store(true)
 		if err := a.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}

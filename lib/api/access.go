@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/distci/distci/lib/access"
+	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/repo"
 )
 
@@ -44,17 +45,43 @@ func (c *call) authorize(rt route) error {
 	if err != nil || rt.role == access.Public {
 		return err
 	}
-	err = c.who.May(rt.role, "")
-	if err == nil && c.job != "" && !c.who.Sees(c.job) {
-		if rt.method == http.MethodGet {
-			return repo.ErrNoJob // whether it is there is none of his business
-		}
-		err = c.who.May(rt.role, c.job)
+	if err = c.may(rt, c.who); err == nil && c.Access != nil {
+		recorderOf(c.w).recheck(c.still(rt))
 	}
-	if err != nil && c.who.Via == access.ViaAnonymous {
+	if err != nil && c.who.Via == access.ViaAnonymous && fault.Of(err) == fault.Denied {
 		return access.Unauthenticated("this needs the role " + string(rt.role) + "; who you are is not known")
 	}
 	return err
+}
+
+// may returns nil if p may use the route for the call's job. Of a job that he
+// has nothing to do with it is none of his business whether it is there.
+func (c *call) may(rt route, p access.Principal) error {
+	err := p.May(rt.role, "")
+	switch {
+	case err != nil || c.job == "" || p.Sees(c.job):
+		return err
+	case rt.method == http.MethodGet:
+		return repo.ErrNoJob
+	}
+	return p.May(rt.role, c.job)
+}
+
+// still returns what finds out whether the caller may still be told: a log is
+// followed for days, and his token may be revoked meanwhile. While that cannot
+// be found out he is told.
+func (c *call) still(rt route) func() error {
+	r := c.r
+	return func() error {
+		p, _, err := c.Access.Authenticate(r)
+		if err == nil {
+			err = c.may(rt, p)
+		}
+		if k := fault.Of(err); k == fault.Temporary || k == fault.Interrupted || k == fault.Internal {
+			return nil
+		}
+		return err
+	}
 }
 
 // identify finds out whose the call is. Without access control it is whoever

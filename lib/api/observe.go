@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/distci/distci/lib/access"
 )
 
 // requestID is what a proxy before us may say.
@@ -68,7 +70,13 @@ type recorder struct {
 	from  string        // address, for the log
 
 	patience time.Duration
+
+	still func() error // nil if the client may still be told; itself nil: he may
+	asked time.Time
 }
+
+// recheck makes a long reply end when still fails.
+func (r *recorder) recheck(still func() error) { r.still, r.asked = still, time.Now() }
 
 // recorderOf finds the recorder that observe has made.
 func recorderOf(w http.ResponseWriter) *recorder {
@@ -97,6 +105,13 @@ func (r *recorder) WriteHeader(code int) {
 func (r *recorder) Write(p []byte) (int, error) {
 	if r.code == 0 {
 		r.code = http.StatusOK
+	}
+	if r.still != nil && time.Since(r.asked) >= access.TokenAge {
+		if err := r.still(); err != nil {
+			r.err = err
+			return 0, err
+		}
+		r.asked = time.Now()
 	}
 	r.deadline()
 	n, err := r.ResponseWriter.Write(p)
