@@ -14,6 +14,10 @@ import (
 	"github.com/distci/distci/lib/ticket"
 )
 
+// jobsPage is how many jobs are listed at a time: a store that has to sort them
+// does as much for a small page as for all.
+const jobsPage = 10_000
+
 // Jobs lists at most limit (0: all) job ids that are greater than after.
 func (r *Repo) Jobs(ctx context.Context, after string, limit int) ([]string, error) {
 	ids := []string{}
@@ -22,7 +26,7 @@ func (r *Repo) Jobs(ctx context.Context, after string, limit int) ([]string, err
 		key = jobKey(after)
 	}
 	for limit == 0 || len(ids) < limit {
-		page := 1000
+		page := jobsPage
 		if limit > 0 {
 			page = min(page, limit-len(ids))
 		}

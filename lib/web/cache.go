@@ -8,8 +8,12 @@ import (
 
 // cache remembers answers for a moment, for all readers of this frontend: what
 // many ask at the same time is looked up once. It holds so many at most.
+//
+// With stale, an answer that is too old is given all the same, to those who ask
+// while another is being looked up, unless it is older than that.
 type cache[K comparable, V any] struct {
-	most int
+	most  int
+	stale time.Duration
 
 	mu      sync.Mutex
 	entries map[K]*entry[V]
@@ -20,6 +24,7 @@ type entry[V any] struct {
 	value V
 	err   error
 	until time.Time // guarded by cache.mu; zero: it is being looked up
+	next  *entry[V] // guarded by cache.mu; being looked up in its place
 }
 
 func newCache[K comparable, V any](most int) *cache[K, V] {
@@ -36,15 +41,21 @@ const lookupTime = 30 * time.Second
 func (c *cache[K, V]) get(ctx context.Context, key K, look func(context.Context) (V, time.Duration, error)) (V, error) {
 	c.mu.Lock()
 	e := c.entries[key]
-	if e == nil || !e.until.IsZero() && time.Now().After(e.until) {
-		c.shrink()
-		e = &entry[V]{ready: make(chan struct{})}
-		c.entries[key] = e
-		c.mu.Unlock()
-		go c.fill(context.WithoutCancel(ctx), key, e, look)
-	} else {
-		c.mu.Unlock()
+	if now := time.Now(); e == nil || !e.until.IsZero() && now.After(e.until) {
+		next := &entry[V]{ready: make(chan struct{})}
+		switch {
+		case e != nil && now.Before(e.until.Add(c.stale)):
+			if e.next == nil {
+				e.next = next
+				go c.fill(context.WithoutCancel(ctx), key, next, look)
+			}
+		default:
+			c.shrink()
+			e, c.entries[key] = next, next
+			go c.fill(context.WithoutCancel(ctx), key, next, look)
+		}
 	}
+	c.mu.Unlock()
 	select {
 	case <-e.ready:
 		return e.value, e.err
@@ -61,8 +72,15 @@ func (c *cache[K, V]) fill(ctx context.Context, key K, e *entry[V], look func(co
 	e.value, life, e.err = look(ctx)
 	c.mu.Lock()
 	e.until = time.Now().Add(life)
-	if e.err != nil && c.entries[key] == e {
+	old := c.entries[key]
+	switch {
+	case old != e && (old == nil || old.next != e): // there was no more room for it
+	case e.err == nil:
+		c.entries[key] = e
+	case old == e:
 		delete(c.entries, key)
+	default: // the old answer is as good as it was
+		old.next = nil
 	}
 	c.mu.Unlock()
 	close(e.ready)

@@ -63,6 +63,47 @@ func TestCacheForgetsErrors(t *testing.T) {
 	})
 }
 
+// TestCacheStale: where an old answer will do nobody waits for another, which is
+// looked up once; and one that is too old is not given.
+func TestCacheStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache[string, int](10)
+		c.stale = time.Minute
+		looks := 0
+		look := func(context.Context) (int, time.Duration, error) {
+			looks++
+			if looks == 2 {
+				return 0, 0, errors.New("broken")
+			}
+			time.Sleep(2 * time.Second)
+			return looks, 5 * time.Second, nil
+		}
+		want := func(n int, most time.Duration) {
+			t.Helper()
+			from := time.Now()
+			if got, err := c.get(t.Context(), "k", look); got != n || err != nil {
+				t.Errorf("%d, %v, want %d", got, err, n)
+			}
+			if d := time.Since(from); d > most {
+				t.Errorf("it took %v", d)
+			}
+		}
+		want(1, time.Minute)
+		time.Sleep(10 * time.Second)
+		want(1, 0) // and fails to look
+		synctest.Wait()
+		want(1, 0)
+		want(1, 0)
+		time.Sleep(3 * time.Second)
+		want(3, 0)
+		time.Sleep(2 * time.Minute)
+		want(4, time.Minute)
+		if looks != 4 {
+			t.Errorf("%d look-ups", looks)
+		}
+	})
+}
+
 func TestCacheIsBounded(t *testing.T) {
 	c := newCache[int, int](100)
 	for i := range 1000 {

@@ -53,11 +53,15 @@ const (
 )
 
 func newIndex(r *repo.Repo) *index {
-	return &index{
+	x := &index{
 		repo: r, jobs: newCache[struct{}, []string](1), numbers: newCache[string, ticket.Number](20_000),
 		builds: newCache[buildID, *summary](100_000), lasts: newCache[struct{}, map[string]*summary](1),
 		running: newCache[struct{}, map[string]int](1),
 	}
+	// To list ten thousand jobs takes a moment, and nobody has to wait for it
+	// who would see the same as before.
+	x.jobs.stale, x.lasts.stale = time.Minute, time.Minute
+	return x
 }
 
 // all lists the ids of all jobs. Nobody changes the list.

@@ -33,6 +33,7 @@ type measurement struct {
 
 func main() {
 	pattern := flag.String("run", ".", "measure only what matches this `regexp`")
+	short := flag.Bool("short", false, "measure a little of what is large: the figures say nothing")
 	flag.Parse()
 	re, err := regexp.Compile(*pattern)
 	if err != nil {
@@ -43,9 +44,11 @@ func main() {
 	for _, m := range []measurement{
 		{"step", steps},
 		{"trigger", triggers},
+		{"hook", hooks},
 		{"console", console},
 		{"follow", follow},
 		{"logs", logs},
+		{"web", pages},
 		{"handover", handover},
 		{"prefetch", prefetch},
 		{"artifact", artifacts},
@@ -59,11 +62,13 @@ func main() {
 		{"zk-kill", zkKill},
 		{"zk-scale", zkScale},
 		{"ceph", cephRows},
+		{"stores", storeRows},
+		{"sizes", sizes},
 	} {
 		if !re.MatchString(m.name) {
 			continue
 		}
-		if err := measure(m); err != nil {
+		if err := measure(m, *short); err != nil {
 			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", m.name, err)
 			failed = true
 		}
@@ -73,19 +78,19 @@ func main() {
 	}
 }
 
-func measure(m measurement) error {
+func measure(m measurement, short bool) error {
 	dir, err := os.MkdirTemp("", "distci-bench-")
 	if err != nil {
 		return err
 	}
-	b := &bench{dir: dir, coord: "local:" + dir + "/coord.db"}
+	b := &bench{dir: dir, coord: "local:" + dir + "/coord.db", short: short}
 	defer b.close()
 	return m.run(b)
 }
 
 // print writes a row. With a bar, met says whether it is reached.
 func (b *bench) print(name string, value float64, unit, against string, peer float64, bar string, met func(value, ratio float64) bool) {
-	r := row{Name: name, Value: round(value), Unit: unit, Against: against, Bar: bar}
+	r := row{Name: b.label + name, Value: round(value), Unit: unit, Against: against, Bar: bar}
 	ratio := 0.0
 	if peer > 0 {
 		ratio = value / peer

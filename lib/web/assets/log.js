@@ -3,7 +3,7 @@
 // server makes the lines; see package web.
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
-const PIECE = 200, HEIGHT = 18, MOST = 1_000_000;
+const PIECE = 100, HEIGHT = 18, MOST = 1_000_000;
 const form = $("#logfind"), base = form.dataset.base;
 const followButton = $('[data-do="follow"]'), foundText = $("#found"), findInput = $("#find");
 const logs = new Map(); // details → Log
@@ -16,9 +16,9 @@ const near = new IntersectionObserver((entries) => {
     piece.wanted = e.isIntersecting;
     // What only flies past is not asked for.
     if (e.isIntersecting) piece.timer = setTimeout(() => piece.load(), 40);
-    else piece.unload();
+    else piece.unload(e.boundingClientRect.height);
   }
-}, { rootMargin: "1200px 0px" });
+}, { rootMargin: "1000px 0px" });
 
 class Piece {
   constructor(log, index, full) {
@@ -39,9 +39,14 @@ class Piece {
     return this.loading ??= this.fetch().finally(() => { this.loading = null; });
   }
   async fetch() {
-    const reply = await fetch(`${base}${this.log.name}?part&lines=${this.first}-${this.first + PIECE - 1}`);
-    if (!reply.ok || this.loaded) return;
-    this.fill(await reply.text());
+    this.asked = new AbortController();
+    try {
+      const reply = await fetch(`${base}${this.log.name}?part&lines=${this.first}-${this.first + PIECE - 1}`, { signal: this.asked.signal });
+      const text = await reply.text();
+      if (reply.ok && !this.loaded) this.fill(text);
+    } catch (e) {
+      if (e.name !== "AbortError") setTimeout(() => { if (this.wanted) this.load(); }, 2000); // the server may be back by then
+    }
   }
   fill(html) {
     const t = document.createElement("template");
@@ -54,10 +59,12 @@ class Piece {
     highlight();
     choose();
   }
-  unload() {
-    this.log.paint();
+  unload(height) {
+    if (this.held) return;
+    this.asked?.abort(); // nobody wants it any more
     if (!this.loaded || !this.count) return;
-    this.height = this.list.offsetHeight;
+    this.log.paint();
+    this.height = height;
     this.list.style.height = `${this.height}px`;
     this.list.replaceChildren();
     this.loaded = false;
@@ -165,6 +172,8 @@ class Log {
     await this.ready;
     if (!this.total) return null;
     const piece = this.pieces[Math.floor((Math.min(n, this.total) - 1) / PIECE)];
+    piece.held = true; // until it is where the reader looks
+    setTimeout(() => { piece.held = false; if (!piece.wanted) piece.unload(piece.list.offsetHeight); }, 1000);
     await piece.load();
     return piece.list.children[Math.min(n, this.total) - piece.first];
   }
