@@ -26,7 +26,7 @@ SHELL_SCRIPTS = $(wildcard examples/*.sh examples/*/*.sh test/*.sh test/*/*.sh) 
 
 all:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS:%=./cmd/%)
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/libexec/ ./cmd/distci-init ./cmd/distci-control
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/libexec/ ./cmd/distci-init ./cmd/distci-control ./cmd/distci-observe
 	CGO_ENABLED=$(if $(LXC),1,0) $(GO) build -trimpath -tags='$(LXC)' -o bin/ ./cmd/distci-lxc
 	$(if $(CEPH),set -e; for p in $(STORERS); do CGO_ENABLED=1 $(GO) build -trimpath -tags=ceph -o bin/$$p-ceph ./cmd/$$p; done)
 
@@ -65,7 +65,11 @@ install: all
 	install -m 755 $(PROGRAMS:%=bin/%) bin/distci-lxc $(DESTDIR)$(PREFIX)/bin
 	$(if $(CEPH),install -m 755 $(STORERS:%=bin/%-ceph) $(DESTDIR)$(PREFIX)/bin)
 	install -d $(DESTDIR)$(PREFIX)/libexec/distci
-	install -m 755 bin/libexec/distci-init bin/libexec/distci-control $(DESTDIR)$(PREFIX)/libexec/distci
+	install -m 755 bin/libexec/distci-init bin/libexec/distci-control bin/libexec/distci-observe $(DESTDIR)$(PREFIX)/libexec/distci
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	bin/distci-buildctl completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/distci-buildctl
+	bin/distci-buildctl completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_distci-buildctl
+	bin/distci-buildctl completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/distci-buildctl.fish
 	for f in man/*.[0-9]; do install -m 644 $$f $(DESTDIR)$(PREFIX)/share/man/man$${f##*.}; done
 
 clean:

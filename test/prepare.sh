@@ -24,6 +24,14 @@ versity=${XDG_CACHE_HOME:-$HOME/.cache}/distci-test/versitygw-v1.8.0
 case ",${DISTCI_REQUIRE:-}," in *,s3,*)
 	[ -x "$versity/versitygw" ] || CGO_ENABLED=0 GOFLAGS='' GOBIN=$versity go install -ldflags='-s -w' github.com/versity/versitygw/cmd/versitygw@v1.8.0
 esac
+# Prometheus' promtool, for whoever insists; the package itself would start a server.
+promtool=${XDG_CACHE_HOME:-$HOME/.cache}/distci-test/prometheus
+case ",${DISTCI_REQUIRE:-}," in *,prometheus,*)
+	if ! command -v promtool >/dev/null && [ ! -x "$promtool/usr/bin/promtool" ]; then
+		mkdir -p "$promtool"
+		(cd "$promtool" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb)
+	fi
+esac
 case ",${DISTCI_REQUIRE:-}," in *,oidc,*) command -v npm >/dev/null || missing="$missing nodejs npm" ;; esac
 if [ -z "$missing" ]; then
 	:
