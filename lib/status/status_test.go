@@ -24,7 +24,7 @@ func report(f *statustest.Forge, kind, state string) build.Report {
 }
 
 // post tells a forge without waiting, and returns what was logged and waited for.
-func post(t *testing.T, r build.Report, token string) (err error, log string, waits []time.Duration) {
+func post(t *testing.T, r build.Report, token string) (log string, waits []time.Duration, err error) {
 	t.Helper()
 	var b bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -34,7 +34,7 @@ func post(t *testing.T, r build.Report, token string) (err error, log string, wa
 	if err != nil && strings.Contains(err.Error(), statustest.Token) || strings.Contains(b.String(), statustest.Token) {
 		t.Errorf("the token is in %v or in\n%s", err, &b)
 	}
-	return err, b.String(), waits
+	return b.String(), waits, err
 }
 
 // TestPost: each forge gets each state in its own words.
@@ -47,7 +47,7 @@ func TestPost(t *testing.T) {
 		f := statustest.New(t, kind)
 		var got []string
 		for _, state := range []string{"running", "success", "failure", "error", "canceled"} {
-			if err, _, _ := post(t, report(f, kind, state), statustest.Token); err != nil {
+			if _, _, err := post(t, report(f, kind, state), statustest.Token); err != nil {
 				t.Errorf("%s, %s: %v", kind, state, err)
 			}
 		}
@@ -69,7 +69,7 @@ func TestPost(t *testing.T) {
 	f := statustest.New(t, "gitlab")
 	r := report(f, "gitlab", "running")
 	r.Repository = "group/sub/hello"
-	if err, _, _ := post(t, r, statustest.Token); err != nil {
+	if _, _, err := post(t, r, statustest.Token); err != nil {
 		t.Error(err)
 	}
 	if told, _ := f.Told(); len(told) != 1 || told[0].Repository != r.Repository {
@@ -83,7 +83,7 @@ func TestAgain(t *testing.T) {
 	f := statustest.New(t, "github")
 	f.Answer(statustest.Answer{Code: 502}, statustest.Answer{Code: 0, Done: true}, statustest.Answer{Code: 429, Header: http.Header{"Retry-After": {"7"}}},
 		statustest.Answer{Code: 403, Header: http.Header{"X-Ratelimit-Remaining": {"0"}}, Body: `{"message": "API rate limit exceeded"}`})
-	err, log, waits := post(t, report(f, "github", "success"), statustest.Token)
+	log, waits, err := post(t, report(f, "github", "success"), statustest.Token)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestAgain(t *testing.T) {
 		t.Errorf("told %d times", len(told))
 	}
 	f.Answer(statustest.Answer{Code: 503, Header: http.Header{"Retry-After": {"3600"}}})
-	if err, _, waits := post(t, report(f, "github", "success"), statustest.Token); fault.Of(err) != fault.Temporary || len(waits) != 0 {
+	if _, waits, err := post(t, report(f, "github", "success"), statustest.Token); fault.Of(err) != fault.Temporary || len(waits) != 0 {
 		t.Errorf("a forge that wants an hour: %v, after %v", err, waits)
 	}
 	srv := httptest.NewServer(nil)
@@ -151,7 +151,7 @@ func TestRefusals(t *testing.T) {
 		if c.answer != nil {
 			f.Answer(*c.answer)
 		}
-		err, _, waits := post(t, r, token)
+		_, waits, err := post(t, r, token)
 		if fault.Of(err) != c.kind || err == nil || !strings.Contains(err.Error(), c.want) || len(waits) > 0 || strings.ContainsRune(err.Error(), 0x1b) {
 			t.Errorf("%s: (%s) %v, after %v", c.name, fault.Of(err), err, waits)
 		}

@@ -187,7 +187,11 @@ func (e *Event) check() error {
 	if !ValidRepository(e.Repository) {
 		return fmt.Errorf("repository %.100q: expected owner/name", e.Repository)
 	}
-	for _, name := range []string{e.Ref, e.Branch, e.Tag} {
+	names := []string{e.Ref, e.Branch, e.Tag}
+	if e.Pull != nil {
+		names = append(names, e.Pull.Target)
+	}
+	for _, name := range names {
 		if len(name) > maxName || !utf8.ValidString(name) || strings.ContainsFunc(name, isControl) {
 			return fmt.Errorf("ref %.100q: expected at most %d bytes without control characters", name, maxName)
 		}

@@ -26,7 +26,7 @@ func (e *Event) clean() {
 	}
 	e.Message = text(e.Message)
 	if e.Pull != nil {
-		e.Pull.Title, e.Pull.Target = line(e.Pull.Title), line(e.Pull.Target)
+		e.Pull.Title = line(e.Pull.Title)
 	}
 }
 

@@ -45,6 +45,7 @@ func main() {
 		{"step", steps},
 		{"trigger", triggers},
 		{"hook", hooks},
+		{"hook", hooks},
 		{"console", console},
 		{"follow", follow},
 		{"logs", logs},
