@@ -32,7 +32,9 @@ case ",${DISTCI_REQUIRE:-}," in *,prometheus,*)
 		(cd "$promtool" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb)
 	fi
 esac
-case ",${DISTCI_REQUIRE:-}," in *,oidc,*) command -v npm >/dev/null || missing="$missing nodejs npm" ;; esac
+# A browser for the page; npm for what tells whether everybody can use it.
+command -v chromium >/dev/null || missing="$missing chromium"
+case ",${DISTCI_REQUIRE:-}," in *,oidc,*|*,browser,*) command -v npm >/dev/null || missing="$missing nodejs npm" ;; esac
 if [ -z "$missing" ]; then
 	:
 elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
