@@ -145,6 +145,7 @@ func (c *call) begin(s repo.Start) error {
 // begun tells of a build that was begun, by this request or one before it. As
 // the original said it; the rest of the record is there to be got.
 func (c *call) begun(code int, b *build.Build) error {
+	c.build = b.Number // for the audit log
 	return c.buildReply(code, int64(b.Number), &build.State{Status: build.Preparing})
 }
 
