@@ -20,7 +20,26 @@ import (
 type bench struct {
 	dir   string
 	coord string // the coordination's address
+	store string // the store's; "": a folder in dir
+	label string // before the names of rows
+	short bool   // a little of each: to see that it runs
 	procs []*exec.Cmd
+}
+
+// some is n, or less where it is only to be seen that the measurement runs.
+func (b *bench) some(n, less int) int {
+	if b.short {
+		return less
+	}
+	return n
+}
+
+// address is the store's.
+func (b *bench) address() string {
+	if b.store == "" {
+		return "dir:" + b.dir + "/store"
+	}
+	return b.store
 }
 
 func (b *bench) close() {
@@ -43,7 +62,7 @@ func program(name string) string {
 
 func (b *bench) env() []string {
 	env := append(slicesWithout(os.Environ(), "DISTCI_"), "DISTCI_SANDBOX=plain")
-	return append(env, "DISTCI_COORD="+b.coord, "DISTCI_STORE=dir:"+b.dir+"/store", "XDG_CONFIG_HOME="+b.dir+"/config")
+	return append(env, "DISTCI_COORD="+b.coord, "DISTCI_STORE="+b.address(), "XDG_CONFIG_HOME="+b.dir+"/config")
 }
 
 func slicesWithout(env []string, prefix string) []string {
