@@ -4,12 +4,14 @@
 #                 (both with DISTCI_SANDBOX=lxc: each step in a container)
 # make test       all tests
 # make check      format, vet, staticcheck, man pages, shell scripts
+# make fuzz       every fuzz test invents inputs for FUZZ (10s), guided by what they reach
 # make bench      measurements, one JSON object a line; BENCH=regexp chooses
 # make install    DESTDIR= PREFIX=
 
 PREFIX  = /usr/local
 GO      = go
 BENCH   = .
+FUZZ    = 10s
 # distci-lxc links liblxc where its development files are, and else says how to
 # get it.
 LXC     = $(shell pkg-config --exists lxc 2>/dev/null && command -v cc >/dev/null && echo lxc)
@@ -22,7 +24,7 @@ PROGRAMS = distci-buildctl distci-checkout distci-claim distci-copy distci-exec 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 SHELL_SCRIPTS = $(wildcard examples/*.sh examples/*/*.sh test/*.sh test/*/*.sh) .ci/run
 
-.PHONY: all prepare demo cluster test check bench install clean
+.PHONY: all prepare demo cluster test check fuzz bench install clean
 
 all:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS:%=./cmd/%)
@@ -56,6 +58,9 @@ check: prepare
 	$(GO) run $(STATICCHECK) ./...
 	@if command -v mandoc >/dev/null; then mandoc -Tlint -Wwarning man/*.[0-9]; else echo 'check: no mandoc, man pages not checked'; fi
 	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); else echo 'check: no shellcheck, scripts not checked'; fi
+
+fuzz:
+	sh test/fuzz.sh $(FUZZ) guided
 
 bench: all
 	@CGO_ENABLED=$(if $(CEPH),1,0) $(GO) run -tags='$(CEPH)' ./test/bench -run '$(BENCH)'

@@ -1,0 +1,26 @@
+#!/bin/sh
+# fuzz.sh [TIME [guided]]: lets every fuzz test invent inputs for TIME (2s), beyond
+# those that "go test" repeats. What one finds is left in its package's
+# testdata/fuzz, to be kept. Guided ones look which inputs reach new code, for
+# which everything is compiled anew, for minutes.
+set -eu
+cd "$(dirname "$0")/.."
+export CGO_ENABLED=0
+time=${1:-2s} guided=${2:-}
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 1' INT TERM
+grep -rlE '^func Fuzz[A-Z]' --include='*_test.go' cmd lib test | xargs -n 1 dirname | sort -u >"$tmp/folders"
+while read -r folder; do
+	sed -nE 's/^func (Fuzz[A-Za-z0-9_]+)\(.*/\1/p' "$folder"/*_test.go >"$tmp/names"
+	[ -n "$guided" ] || "${GO:-go}" test -c -o "$tmp/tests" "./$folder"
+	while read -r name; do
+		echo "$folder $name"
+		if [ -n "$guided" ]; then
+			"${GO:-go}" test -run '^$' -fuzz "^$name\$" -fuzztime "$time" "./$folder"
+		else
+			(cd "$folder" && "$tmp/tests" -test.run '^$' -test.fuzz "^$name\$" -test.fuzztime "$time" -test.fuzzcachedir "$tmp/cache")
+		fi </dev/null >"$tmp/said" 2>&1 || { cat "$tmp/said"; exit 1; }
+		tail -n 2 "$tmp/said" | grep -o 'execs: [0-9]*' || :
+	done <"$tmp/names"
+done <"$tmp/folders"
