@@ -252,7 +252,7 @@ func TestBridgeKilled(t *testing.T) {
 			pid = child(pid, func(c string) bool { return strings.HasSuffix(c, "engine\x00") })
 		}
 		if victim == "Monitor" {
-			pid = child(pid, func(c string) bool { return strings.Contains(c, "lxc monitor") })
+			pid = monitorOf(pid)
 		}
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			t.Fatalf("%s: %v", victim, err)

@@ -43,6 +43,12 @@ func child(parent int, ok func(cmdline string) bool) int {
 	return 0
 }
 
+// monitorOf finds LXC's monitor of an engine's container; 0 if there is none.
+func monitorOf(engine int) int {
+	starter := child(engine, func(c string) bool { return strings.HasSuffix(c, "forker\x00") })
+	return child(starter, func(c string) bool { return strings.HasSuffix(c, "keeper\x00") })
+}
+
 // leftovers lists what containers of these tests can leave on a machine, but
 // for processes.
 func leftovers(state string) (found []string) {
@@ -179,7 +185,7 @@ func killOne(t *testing.T, o Options, state, victim, word, network string) (begu
 		// Whose container it is shows in who is whose child: an engine may have
 		// had others before.
 		engine := child(cmd.Process.Pid, func(c string) bool { return strings.HasSuffix(c, "engine\x00") })
-		monitor := child(engine, func(c string) bool { return strings.Contains(c, "lxc monitor") })
+		monitor := monitorOf(engine)
 		first := child(monitor, func(c string) bool { return strings.Contains(c, "distci") })
 		begun = begun || first != 0
 		for _, pid := range map[string][]int{"Worker": {cmd.Process.Pid}, "Engine": {engine}, "Monitor": {monitor}, "Init": {first},

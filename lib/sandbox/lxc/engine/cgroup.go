@@ -62,22 +62,6 @@ func layout() ([]hierarchy, error) {
 // ours are the controllers that limits and counters need.
 var ours = []string{"memory", "cpu", "cpuacct", "pids"}
 
-// hideHierarchies removes from this process's mounts the hierarchies of
-// version 1 that we do not use, so that LXC makes no groups there: a container
-// stays in this process's. Each one that is left costs two groups, and two
-// moves of processes.
-func hideHierarchies() {
-	all, err := layout()
-	if err != nil {
-		return // the container's start tells
-	}
-	for _, h := range all {
-		if !h.v2 && !slices.ContainsFunc(h.controllers, func(c string) bool { return slices.Contains(ours, c) }) {
-			_ = unix.Unmount(h.root, unix.MNT_DETACH)
-		}
-	}
-}
-
 // groupOf returns the folder of a process's group for a controller of version 1, or
 // the one of version 2 if the controller is there, with the version.
 func groupOf(pid int, controller string, all []hierarchy) (dir string, v2 bool, err error) {
@@ -292,11 +276,7 @@ func folders(pid int, all []hierarchy) []string {
 
 // findCgroups looks for the groups of a container, by its name. If a name is
 // taken LXC appends "-" and a number.
-func findCgroups(name string) (dirs []string, err error) {
-	all, err := layout()
-	if err != nil {
-		return nil, err
-	}
+func findCgroups(name string, all []hierarchy) (dirs []string) {
 	b, _ := os.ReadFile("/proc/1/cgroup")
 	self, _ := os.ReadFile("/proc/self/cgroup")
 	for _, h := range all {
@@ -307,7 +287,7 @@ func findCgroups(name string) (dirs []string, err error) {
 			}
 		}
 	}
-	return dirs, nil
+	return dirs
 }
 
 // removeCgroups removes a container's groups with all that is still in them.

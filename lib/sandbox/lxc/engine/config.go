@@ -52,6 +52,7 @@ func (r *run) config() []item {
 		auto = "proc:mixed" // the host's network is not the container's to show in /sys
 	}
 	items := []item{
+		{"lxc.log.file", r.log()}, {"lxc.log.level", "ERROR"},
 		{"lxc.uts.name", "distci"},
 		{"lxc.rootfs.path", "overlay:" + r.lower() + ":" + r.upper()},
 		{"lxc.rootfs.options", root},
@@ -62,7 +63,6 @@ func (r *run) config() []item {
 		// gives up the capabilities of all that it starts, its own first.
 		{"lxc.cap.keep", "kill setuid setgid setpcap"},
 		{"lxc.prlimit.core", "0"},
-		{"lxc.log.file", r.log()},
 		{"lxc.environment", "GOMAXPROCS=1"}, // of PID 1, which has little to do
 
 		tmpfs("/tmp", "rw,nosuid,nodev,mode=1777"+size),
@@ -86,7 +86,9 @@ func (r *run) config() []item {
 	}
 	items = append(items, system{}.apparmor()...)
 	items = append(items, r.idmap()...)
-	items = append(items, limitConfig(r.spec.Limits, versions(r.cgroups))...)
+	if !r.root { // who makes the control groups itself
+		items = append(items, limitConfig(r.spec.Limits, versions(r.cgroups))...)
+	}
 	return append(items, r.network...)
 }
 

@@ -35,19 +35,10 @@ type run struct {
 	gid     uint32
 	mounts  []mount
 	network []item
-	cgroups []hierarchy
 	groups  []string // control groups, to be removed
 	partly  bool     // there may be others
 	disk    *disk
 	stats   wire.Stats
-}
-
-// container is a started one.
-type container interface {
-	// pidfd refers to PID 1.
-	pidfd() int
-	pid() int
-	release()
 }
 
 // contain runs one program in a fresh container. The program's streams are files.
@@ -82,11 +73,8 @@ func (r *run) prepare() (err error) {
 	if r.uid, r.gid, err = parseUser(r.spec.User, r.image); err != nil {
 		return err
 	}
-	if r.cgroups, err = layout(); err != nil {
-		return err
-	}
 	if r.slot == nil {
-		if r.slot, err = takeSlot(r.req.Ids); err != nil {
+		if r.slot, err = takeSlot(r.req.Ids, r.cgroups); err != nil {
 			return err
 		}
 	}
@@ -143,7 +131,7 @@ func (r *run) remove() error {
 		if err := r.slot.note(h); err != nil {
 			return fault.Wrap(fault.Temporary, err)
 		}
-		return fault.Wrap(fault.Temporary, r.slot.clean())
+		return fault.Wrap(fault.Temporary, r.slot.clean(r.cgroups))
 	}
 	return fault.Wrap(fault.Temporary, r.slot.remove(h))
 }
@@ -158,71 +146,45 @@ func (r *run) run(ctx context.Context, stop <-chan wire.Stop, files [3]*os.File)
 		return result, fault.Wrap(fault.Temporary, err)
 	}
 	defer listener.Close()
-	// LXC's monitor becomes a child of this process, and not of some other of
-	// its ancestors, so that its end can be awaited.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return result, fault.Wrap(fault.Config, err)
-	}
-	homes := folders(os.Getpid(), r.cgroups)
-	c, err := r.startGuarded(stop)
-	goHome(homes)
+	c, end, err := r.startGuarded(listener, stop)
 	if err != nil {
-		for _, pid := range childrenOf(os.Getpid()) {
-			unix.Kill(pid, unix.SIGKILL) // a monitor that has only now become ours
-		}
-		_ = reapChildren(dieLimit)
 		return result, r.explain(err)
 	}
 	defer c.release()
-	kill := func() { unix.PidfdSendSignal(c.pidfd(), unix.SIGKILL, nil, 0) }
 	gone := func() error {
 		at := time.Now()
 		defer func() { r.stats.Stop += time.Since(at).Seconds() }()
-		return reapChildren(dieLimit)
+		return awaitGone(end)
 	}
-	counters := newCounters(c.pid(), r.cgroups)
-	for _, dir := range folders(c.pid(), r.cgroups) {
-		if !strings.Contains(dir, "/lxc.payload.") {
-			r.partly = true // as it is when PID 1 has just died, whose groups of version 1 are then "/"
-			continue
-		}
-		r.groups = append(r.groups, dir, strings.Replace(dir, "/lxc.payload.", "/lxc.monitor.", 1))
-	}
-	if err := counters.check(r.spec.Limits); err != nil {
-		kill()
+	counters, err := r.enterGroups(c.first)
+	if err != nil {
+		c.kill()
 		return result, errors.Join(err, gone())
 	}
-	conn, err := accept(listener, c.pidfd())
-	if err != nil {
-		kill()
-		_ = gone()
-		return result, r.explain(fault.Errorf(fault.Temporary, "the first process in the container does not call: %w", err))
-	}
 	listener.Close() // nobody else may call
-	defer conn.Close()
 	r.ownPipes(files)
 	r.disk = r.newDisk()
-	err = wire.PassFiles(conn, files[:]...)
+	err = wire.PassFiles(c.conn, files[:]...)
 	if err == nil {
-		err = json.NewEncoder(conn).Encode(wire.Start{Args: r.spec.Args, Env: r.spec.Env, Dir: r.spec.Dir, UID: r.uid, GID: r.gid,
+		err = json.NewEncoder(c.conn).Encode(wire.Start{Args: r.spec.Args, Env: r.spec.Env, Dir: r.spec.Dir, UID: r.uid, GID: r.gid,
 			FileSize: uint64(r.spec.Limits.Disk)})
 	}
 	if err != nil {
-		kill()
+		c.kill()
 		_ = gone()
 		return result, fault.Errorf(fault.Temporary, "the first process in the container does not listen: %w", err)
 	}
-	end, err := r.await(ctx, conn, begun, stop, kill)
-	r.measure(counters, &end, &result)
-	conn.Close() // the container ends
-	if end.Error != "" || err != nil {
-		kill()
+	ended, err := r.await(ctx, c, begun, stop)
+	r.measure(counters, &ended, &result)
+	c.conn.Close() // the container ends
+	if ended.Error != "" || err != nil {
+		c.kill()
 	}
 	if e := gone(); err == nil {
 		err = e
 	}
-	if err == nil && end.Error != "" {
-		err = fault.Errorf(end.Fault, "%s", end.Error)
+	if err == nil && ended.Error != "" {
+		err = fault.Errorf(ended.Fault, "%s", ended.Error)
 	}
 	return result, err
 }
@@ -248,21 +210,6 @@ func (r *run) listen() (*net.UnixListener, error) {
 	return l, nil
 }
 
-// accept waits for the call of the first process, for as long as it lives.
-func accept(l *net.UnixListener, pidfd int) (*net.UnixConn, error) {
-	for begun := time.Now(); ; {
-		_ = l.SetDeadline(time.Now().Add(50 * time.Millisecond))
-		conn, err := l.AcceptUnix()
-		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begun) > startLimit {
-			return conn, err
-		}
-		ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(ended, 0); n > 0 && err == nil {
-			return nil, errors.New("it has died")
-		}
-	}
-}
-
 // ownPipes gives the program the pipes that it gets, so that it can open
 // /dev/stdout again.
 func (r *run) ownPipes(files [3]*os.File) {
@@ -278,13 +225,13 @@ func (r *run) ownPipes(files [3]*os.File) {
 
 // await waits for the program's end. An error means that it cannot be told how
 // the program ended.
-func (r *run) await(ctx context.Context, conn *net.UnixConn, begun time.Time, stop <-chan wire.Stop, kill func()) (wire.End, error) {
+func (r *run) await(ctx context.Context, c *container, begun time.Time, stop <-chan wire.Stop) (wire.End, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	messages := make(chan wire.Message)
 	go func() {
 		defer close(messages)
-		for in := json.NewDecoder(conn); ; {
+		for in := json.NewDecoder(c.conn); ; {
 			var m wire.Message
 			if in.Decode(&m) != nil {
 				return
@@ -306,7 +253,7 @@ func (r *run) await(ctx context.Context, conn *net.UnixConn, begun time.Time, st
 	full := r.disk.watch(ctx, r.groups)
 	var grace <-chan time.Time
 	killed := false
-	killNow := func() { killed = true; kill() }
+	killNow := func() { killed = true; c.kill() }
 	for {
 		select {
 		case m, ok := <-messages:
@@ -328,7 +275,7 @@ func (r *run) await(ctx context.Context, conn *net.UnixConn, begun time.Time, st
 			case s.Grace <= 0:
 				killNow()
 			default:
-				_ = json.NewEncoder(conn).Encode(wire.Signal{Signal: int(unix.SIGTERM)})
+				_ = json.NewEncoder(c.conn).Encode(wire.Signal{Signal: int(unix.SIGTERM)})
 				timer := time.NewTimer(s.Grace)
 				defer timer.Stop()
 				grace = timer.C
@@ -381,32 +328,4 @@ func (r *run) explain(err error) error {
 		return err
 	}
 	return fault.Errorf(fault.Of(err), "%w: %s", err, strings.Join(lines, "; "))
-}
-
-// goHome takes this process back to its control groups: LXC moves who starts a
-// container into those of its monitor, which then could not be removed.
-func goHome(groups []string) {
-	for _, dir := range groups {
-		_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Appendf(nil, "%d", os.Getpid()), 0)
-	}
-}
-
-// reapChildren waits until this process has no children: LXC's monitor cleans
-// up before it ends.
-func reapChildren(limit time.Duration) error {
-	none := make(chan struct{})
-	go func() {
-		defer close(none)
-		for {
-			if _, err := unix.Wait4(-1, nil, 0, nil); err == unix.ECHILD {
-				return
-			}
-		}
-	}()
-	select {
-	case <-none:
-		return nil
-	case <-time.After(limit):
-		return fault.Errorf(fault.Temporary, "the container does not die")
-	}
 }

@@ -30,6 +30,7 @@ type engine struct {
 	lookup  Lookup
 	mapper  *mapper
 	slot    *slot // nil before the first
+	cgroups []hierarchy
 	missing error // why containers cannot be made here
 }
 
@@ -38,6 +39,7 @@ type engine struct {
 func Serve(control *os.File, lookup Lookup) int {
 	// Terminals' signals are for the worker, which says what is to be done.
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
+	defer endStarter()
 	e := &engine{lookup: lookup, mapper: newMapper(), missing: Check()}
 	for {
 		files, err := wire.TakeFiles(control, 4)
@@ -67,8 +69,10 @@ func (e *engine) serve(f *os.File, files [3]*os.File) error {
 	if err := in.Decode(&req); err != nil {
 		return err
 	}
-	if req.Own && e.slot == nil {
-		hideHierarchies()
+	if e.cgroups == nil && e.missing == nil {
+		if e.cgroups, e.missing = layout(); req.Own && e.missing == nil {
+			e.cgroups, e.missing = hide(e.cgroups)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -57,7 +57,7 @@ func lockDir() (string, error) {
 func containerName(number int) string { return fmt.Sprintf("distci.%d.%d", os.Geteuid(), number) }
 
 // takeSlot takes the first free slot, and cleans up after its last holder.
-func takeSlot(first uint32) (*slot, error) {
+func takeSlot(first uint32, all []hierarchy) (*slot, error) {
 	ranges, err := idRanges(first)
 	if err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func takeSlot(first uint32) (*slot, error) {
 			continue
 		}
 		s := &slot{number: n, file: f, ids: ids, name: containerName(n)}
-		if err := s.clean(); err != nil {
+		if err := s.clean(all); err != nil {
 			// What is left may still have processes with these ids.
 			f.Close()
 			continue
@@ -118,7 +118,7 @@ func (s *slot) note(h holding) error {
 }
 
 // clean removes what the slot's file names, and empties it.
-func (s *slot) clean() error {
+func (s *slot) clean(all []hierarchy) error {
 	b, err := io.ReadAll(io.NewSectionReader(s.file, 0, 1<<20))
 	if err != nil || len(b) == 0 {
 		return err
@@ -128,11 +128,7 @@ func (s *slot) clean() error {
 		h = holding{Name: s.name} // cut short: its writer died
 	}
 	// How far its starter got is not known.
-	more, err := findCgroups(h.Name)
-	if err != nil {
-		return err
-	}
-	h.Cgroups = append(h.Cgroups, more...)
+	h.Cgroups = append(h.Cgroups, findCgroups(h.Name, all)...)
 	return s.remove(h)
 }
 
@@ -169,6 +165,10 @@ func Reap() (int, error) {
 	if err != nil {
 		return 0, fault.Wrap(fault.Config, err)
 	}
+	all, err := layout()
+	if err != nil {
+		return 0, err
+	}
 	n := 0
 	var failed error
 	for _, e := range entries {
@@ -185,7 +185,7 @@ func Reap() (int, error) {
 			continue
 		}
 		s := &slot{number: number, file: f, name: containerName(number)}
-		if err := s.clean(); err != nil {
+		if err := s.clean(all); err != nil {
 			failed = errors.Join(failed, err)
 		} else {
 			n++

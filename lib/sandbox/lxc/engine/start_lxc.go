@@ -2,63 +2,78 @@
 
 package engine
 
-import (
-	"os"
+// #cgo pkg-config: lxc
+// #include <lxc/version.h>
+// #include "starter_lxc.h"
+// const char *lxc_get_version(void);
+import "C"
 
-	lxc "github.com/lxc/go-lxc"
+import (
+	"encoding/binary"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/distci/distci/lib/fault"
 )
 
 // Version is that of liblxc.
-func Version() string { return lxc.Version() }
+func Version() string { return C.GoString(C.lxc_get_version()) }
 
-const haveLXC = true
+const (
+	haveLXC = true
+	refused = C.STARTER_REFUSED
+)
 
-type lxcContainer struct {
-	c     *lxc.Container
-	first *os.File
-	id    int
-}
+var starter = os.NewFile(uintptr(C.starter_socket), "starter")
 
-// start starts a container with the given PID 1. It forgets no configuration:
-// what LXC does not know is an error.
-func start(name, dir string, config []item, args []string) (container, error) {
-	if os.Geteuid() == 0 {
-		// Root maps ids itself; with this helper in the PATH LXC would ask
-		// it, and it /etc/subuid.
-		os.Setenv("PATH", "/nonexistent")
+// start has LXC start a container, with a PID 1, and returns the process that is
+// LXC's monitor. When that and the container are gone, awaitEnd returns; endAll
+// ends them. See starter_lxc.c.
+func start(name, dir string, config []item, args []string) (monitor int, err error) {
+	if starter == nil {
+		return 0, fault.Errorf(fault.Temporary, "LXC: there is no process to start containers")
 	}
-	c, err := lxc.NewContainer(name, dir)
-	if err != nil {
-		return nil, fault.Errorf(fault.Config, "LXC: %w", err)
-	}
+	words := []string{name, dir}
 	for _, i := range config {
-		if err := c.SetConfigItem(i.key, i.value); err != nil {
-			c.Release()
-			return nil, fault.Errorf(fault.Config, "LXC: %s = %s: %w", i.key, i.value, err)
+		words = append(words, i.key, i.value)
+	}
+	words = append(words, "")
+	words = append(words, args...)
+	for _, w := range words {
+		if strings.Contains(w, "\x00") {
+			return 0, fault.Errorf(fault.Config, "LXC: a zero in %q", w)
 		}
 	}
-	if err := c.SetLogLevel(lxc.ERROR); err != nil {
-		c.Release()
-		return nil, fault.Errorf(fault.Config, "LXC: %w", err)
+	text := strings.Join(words, "\x00") + "\x00"
+	if _, err := starter.Write(append(binary.NativeEndian.AppendUint32(nil, uint32(len(text))), text...)); err != nil {
+		return 0, fault.Errorf(fault.Temporary, "LXC: %w", err)
 	}
-	if err := c.StartWithArgs(args); err != nil {
-		c.Release()
-		return nil, fault.Errorf(fault.Config, "LXC: %w", err)
+	n, err := answer()
+	if err == nil && n < 0 {
+		err = unix.Errno(-n)
 	}
-	pidfd, err := c.InitPidFd()
 	if err != nil {
-		c.Release() // PID 1 finds no listener, and ends
-		return nil, fault.Errorf(fault.Temporary, "LXC: the container has died: %w", err)
+		return 0, fault.Errorf(fault.Temporary, "LXC: %w", err)
 	}
-	return &lxcContainer{c: c, first: pidfd, id: c.InitPid()}, nil
+	return n, nil
 }
 
-func (l *lxcContainer) pidfd() int { return int(l.first.Fd()) }
-func (l *lxcContainer) pid() int   { return l.id }
+// awaitEnd returns the exit status of LXC's monitor.
+func awaitEnd() (status int, err error) { return answer() }
 
-func (l *lxcContainer) release() {
-	l.first.Close()
-	l.c.Release()
+func endAll() { _, _ = starter.Write(make([]byte, 4)) }
+
+// endStarter ends the starter, which has no container.
+func endStarter() {
+	starter.Close()
+	_, _ = unix.Wait4(-1, nil, 0, nil)
+}
+
+func answer() (int, error) {
+	var b [4]byte
+	_, err := io.ReadFull(starter, b[:])
+	return int(int32(binary.NativeEndian.Uint32(b[:]))), err
 }

@@ -1,0 +1,110 @@
+package engine
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/distci/distci/lib/fault"
+)
+
+// LXC makes two control groups for each container in each hierarchy, gives them
+// to the container's root, and moves two processes, which takes it as long as
+// everything else. So root's engine shows it none, and makes those that limits
+// and counters need by itself. Of other users' containers LXC makes them, as
+// only root may move another user's process.
+
+// hide takes the hierarchies from this process's mounts. They can then be
+// reached as the returned ones.
+func hide(all []hierarchy) ([]hierarchy, error) {
+	hidden := slices.Clone(all)
+	for i, h := range all {
+		fd, err := unix.Open(h.root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fault.Wrap(fault.Config, &os.PathError{Op: "open", Path: h.root, Err: err})
+		}
+		hidden[i].root = fmt.Sprintf("/proc/self/fd/%d", fd)
+	}
+	// LXC looks nowhere else.
+	const there = "/sys/fs/cgroup"
+	if err := unix.Mount("tmpfs", there, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, ""); err != nil && err != unix.ENOENT {
+		return nil, fault.Wrap(fault.Config, &os.PathError{Op: "mount", Path: there, Err: err})
+	}
+	return hidden, nil
+}
+
+// enterGroups asserts that the container with the given PID 1 is in control
+// groups of its own, and its limits in force.
+func (r *run) enterGroups(pid int) (*counters, error) {
+	if r.root {
+		if err := r.makeGroups(pid); err != nil {
+			return nil, fault.Wrap(fault.Temporary, err)
+		}
+	} else {
+		for _, dir := range folders(pid, r.cgroups) {
+			if !strings.Contains(dir, "/lxc.payload.") {
+				r.partly = true // as it is when PID 1 has just died, whose groups of version 1 are then "/"
+				continue
+			}
+			r.groups = append(r.groups, dir, strings.Replace(dir, "/lxc.payload.", "/lxc.monitor.", 1))
+		}
+	}
+	c := newCounters(pid, r.cgroups)
+	return c, c.check(r.spec.Limits)
+}
+
+// makeGroups makes the container's control groups where LXC would, sets their
+// limits, and moves PID 1 there, which has not started anything yet.
+func (r *run) makeGroups(pid int) error {
+	dirs := map[string]string{} // of the controllers
+	for _, c := range ours {
+		base, v2, err := groupOf(1, c, r.cgroups)
+		if err != nil {
+			continue // no limit needs it: see limitsPossible
+		}
+		base = strings.TrimSuffix(base, "/init.scope") // systemd's own
+		if v2 && haveController(c, r.cgroups) == nil {
+			// That it is now shared out to the groups below is seen by the limit.
+			_ = os.WriteFile(filepath.Join(base, "cgroup.subtree_control"), []byte("+"+c), 0)
+		}
+		dir := filepath.Join(base, "lxc.payload."+r.slot.name)
+		dirs[c] = dir
+		if slices.Contains(r.groups, dir) {
+			continue // one group for several controllers
+		}
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		r.groups = append(r.groups, dir)
+	}
+	for _, i := range limitConfig(r.spec.Limits, versions(r.cgroups)) {
+		_, key, _ := strings.Cut(strings.TrimPrefix(i.key, "lxc."), ".")
+		controller, _, _ := strings.Cut(key, ".")
+		if err := writeTo(filepath.Join(dirs[controller], key), i.value); err != nil {
+			return fault.Errorf(fault.Config, "the limit %s cannot be set to %s: %w", key, i.value, err)
+		}
+	}
+	for _, dir := range r.groups {
+		if err := writeTo(filepath.Join(dir, "cgroup.procs"), fmt.Sprint(pid)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeTo writes to a file of the kernel's, which it does not make.
+func writeTo(path, text string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(text)); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
+}
