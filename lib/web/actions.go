@@ -34,7 +34,8 @@ func form(w http.ResponseWriter, r *http.Request) error {
 
 // Trigger begins a build with what was filled in, and sends the reader to it.
 // Every action answers so: what a reload repeats is the page.
-func (p *Pages) Trigger(w http.ResponseWriter, r *http.Request, q Request) error {
+func (p *Pages) Trigger(w http.ResponseWriter, r *http.Request) error {
+	q := named(r)
 	if err := form(w, r); err != nil {
 		return err
 	}
@@ -57,7 +58,8 @@ func (p *Pages) Trigger(w http.ResponseWriter, r *http.Request, q Request) error
 }
 
 // Cancel ends a build.
-func (p *Pages) Cancel(w http.ResponseWriter, r *http.Request, q Request) error {
+func (p *Pages) Cancel(w http.ResponseWriter, r *http.Request) error {
+	q := named(r)
 	if err := p.repo.Cancel(r.Context(), q.Job, q.Build, access.FromContext(r.Context()).Name); err != nil {
 		return err
 	}
@@ -66,7 +68,8 @@ func (p *Pages) Cancel(w http.ResponseWriter, r *http.Request, q Request) error 
 
 // Retry begins a build that goes on where a finished one went wrong; of one that
 // did not, it is all run again.
-func (p *Pages) Retry(w http.ResponseWriter, r *http.Request, q Request) error {
+func (p *Pages) Retry(w http.ResponseWriter, r *http.Request) error {
+	q := named(r)
 	again := repo.Again{By: access.FromContext(r.Context()).Name}
 	b, err := p.repo.Build(r.Context(), q.Job, q.Build)
 	if err != nil {
@@ -84,7 +87,7 @@ func (p *Pages) Retry(w http.ResponseWriter, r *http.Request, q Request) error {
 }
 
 // seeBuild sends the reader to the page of a build.
-func (p *Pages) seeBuild(w http.ResponseWriter, r *http.Request, q Request) error {
+func (p *Pages) seeBuild(w http.ResponseWriter, r *http.Request, q request) error {
 	http.Redirect(w, r, fmt.Sprintf("/ui/jobs/%s/builds/%d", q.Job, q.Build), http.StatusSeeOther)
 	return nil
 }

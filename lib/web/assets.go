@@ -66,7 +66,8 @@ func (a *assets) url(name string) (string, error) {
 
 // Asset sends a style sheet, a script or a picture. An unknown one is an error
 // of kind Unavailable.
-func (p *Pages) Asset(w http.ResponseWriter, r *http.Request, q Request) error {
+func (p *Pages) Asset(w http.ResponseWriter, r *http.Request) error {
+	q := named(r)
 	a, ok := p.assets.served[q.Asset]
 	if !ok {
 		return fault.Errorf(fault.Unavailable, "no such asset")

@@ -78,7 +78,8 @@ type buildPage struct {
 }
 
 // Build sends the page of a build.
-func (p *Pages) Build(w http.ResponseWriter, r *http.Request, q Request) error {
+func (p *Pages) Build(w http.ResponseWriter, r *http.Request) error {
+	q := named(r)
 	ctx := r.Context()
 	b, err := p.repo.Build(ctx, q.Job, q.Build)
 	if err != nil {

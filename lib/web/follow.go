@@ -14,7 +14,7 @@ import (
 )
 
 // find sends the numbers of the lines that have a text, as JSON.
-func (p *Pages) find(w http.ResponseWriter, r *http.Request, q Request) error {
+func (p *Pages) find(w http.ResponseWriter, r *http.Request, q request) error {
 	t, err := p.repo.LogText(r.Context(), q.Job, q.Build, q.Log)
 	if err != nil {
 		return err
@@ -36,7 +36,7 @@ func (p *Pages) find(w http.ResponseWriter, r *http.Request, q Request) error {
 // browser that has lost us goes on with another frontend by itself. The last
 // line may be sent before it is whole, and then once more. An event "end" tells
 // that the log is complete.
-func (p *Pages) follow(w http.ResponseWriter, r *http.Request, q Request) error {
+func (p *Pages) follow(w http.ResponseWriter, r *http.Request, q request) error {
 	next := r.URL.Query().Get("follow")
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		next = id

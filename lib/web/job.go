@@ -55,7 +55,8 @@ type jobPage struct {
 }
 
 // Job sends the page of a job.
-func (p *Pages) Job(w http.ResponseWriter, r *http.Request, q Request) error {
+func (p *Pages) Job(w http.ResponseWriter, r *http.Request) error {
+	q := named(r)
 	ctx := r.Context()
 	before, _ := strconv.ParseInt(r.URL.Query().Get("before"), 10, 64)
 	data := jobPage{ID: q.Job, Before: ticket.Number(before), MayTrigger: may(ctx, access.Trigger, q.Job)}

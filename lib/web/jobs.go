@@ -36,7 +36,7 @@ type jobsPage struct {
 
 // Jobs sends the list of jobs. The names are all looked through, which is done
 // in memory; of builds only those of the jobs on the page are looked at.
-func (p *Pages) Jobs(w http.ResponseWriter, r *http.Request, _ Request) error {
+func (p *Pages) Jobs(w http.ResponseWriter, r *http.Request) error {
 	ctx, query := r.Context(), r.URL.Query()
 	who := access.FromContext(ctx)
 	data := jobsPage{Find: strings.TrimSpace(query.Get("q")), State: query.Get("state")}

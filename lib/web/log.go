@@ -47,7 +47,8 @@ type logPage struct {
 
 // Log sends a log: a page of it for reading without script; with ?part the lines
 // that script asks for, and with ?follow those that come.
-func (p *Pages) Log(w http.ResponseWriter, r *http.Request, q Request) error {
+func (p *Pages) Log(w http.ResponseWriter, r *http.Request) error {
+	q := named(r)
 	ctx, query := r.Context(), r.URL.Query()
 	if query.Has("follow") {
 		return p.follow(w, r, q)

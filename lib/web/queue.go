@@ -23,7 +23,7 @@ type queuePage struct {
 }
 
 // Queue sends the page of what waits.
-func (p *Pages) Queue(w http.ResponseWriter, r *http.Request, _ Request) error {
+func (p *Pages) Queue(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	loads, err := p.repo.Queue().Loads(ctx)
 	if err != nil {
@@ -62,7 +62,7 @@ type workersPage struct {
 
 // Workers sends the page of who is there. What belongs to jobs that the reader
 // may not see is only counted.
-func (p *Pages) Workers(w http.ResponseWriter, r *http.Request, _ Request) error {
+func (p *Pages) Workers(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	members, err := p.repo.Members(ctx)
 	if err != nil {

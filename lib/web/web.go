@@ -57,12 +57,18 @@ func New(r *repo.Repo, o Options) *Pages {
 	return p
 }
 
-// Request is what the path of a request names; package api has checked it.
-type Request struct {
+// request is what the path of a request names.
+type request struct {
 	Job   string
 	Build ticket.Number
 	Log   string
 	Asset string
+}
+
+// named is what the path of a request names; package api has checked it.
+func named(r *http.Request) request {
+	n, _ := strconv.ParseInt(r.PathValue("build"), 10, 64) // 0 where the path names none
+	return request{Job: r.PathValue("job"), Build: ticket.Number(n), Log: r.PathValue("log"), Asset: r.PathValue("name")}
 }
 
 // policy is the Content-Security-Policy of every page.

@@ -22,6 +22,7 @@ import (
 	"github.com/distci/distci/lib/cluster"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/lib/web"
 )
 
 // lab is a cluster in a folder with a frontend that believes what a request
@@ -51,7 +52,7 @@ func newLab(t *testing.T) *lab {
 		}
 		return p, true, nil
 	})
-	srv := httptest.NewServer(api.New(cl.Repo, api.Options{Access: who}))
+	srv := httptest.NewServer(api.New(cl.Repo, api.Options{Access: who, Pages: web.New(cl.Repo, web.Options{})}))
 	t.Cleanup(srv.Close)
 	return &lab{t, cl.Repo, srv.URL}
 }

@@ -1,6 +1,15 @@
 package browser
 
-import "testing"
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/distci/distci/lib/build"
+	"github.com/distci/distci/lib/ticket"
+)
 
 // compiler is a job whose log has everything that logs have.
 const compiler = `printf '\033[1mcompiling\033[0m 3 files for %s\n' "$PROFILE"
@@ -22,14 +31,44 @@ func (l *lab) fill() {
 	l.job("website", nil, shell("render", "sleep 0.2; echo 42 pages"), shell("check links", "echo all are good"))
 	l.job("nightly-with-a-rather-long-name-as-people-have-them", nil, shell("all", "true"))
 	l.job("never-built", nil, shell("all", "true"))
-	for i := range 6 {
-		l.finish("website", l.trigger("website", ""))
-		if i < 2 {
-			l.finish("compiler", l.trigger("compiler", `{"parameters":{"PROFILE":"debug"}}`))
+	l.history("compiler", 38, 4*time.Minute)
+	l.history("website", 9, 50*time.Second)
+	for i := range 2 {
+		l.finish("compiler", l.trigger("compiler", `{"parameters":{"PROFILE":"debug"}}`))
+		if i == 0 {
+			l.finish("website", l.trigger("website", ""))
 		}
 	}
 	l.finish("nightly-with-a-rather-long-name-as-people-have-them", l.trigger("nightly-with-a-rather-long-name-as-people-have-them", ""))
-	l.ask("PUT", "/jobs/compiler/tags/v1.0", `{"build_number": 1}`)
+	for i, id := range []string{"docs", "integration", "kernel-arm64", "kernel-x86_64", "release", "toolchain"} {
+		l.job(id, nil, shell("all", "true"))
+		l.history(id, 7+3*i%8, time.Duration(2+3*i)*time.Minute)
+	}
+	l.ask("PUT", "/jobs/compiler/tags/v1.0", `{"build_number": 12}`)
+}
+
+// history gives a job builds of the last days, as a controller of builds would
+// have put them there: some have failed, and none took quite as long as others.
+func (l *lab) history(job string, builds int, about time.Duration) {
+	l.Helper()
+	random := rand.New(rand.NewPCG(uint64(builds), uint64(about)))
+	for i := range builds {
+		n := l.trigger(job, "")
+		created := time.Now().UTC().Add(-time.Duration(builds-i) * 97 * time.Minute).Truncate(time.Second)
+		ended := created.Add(about*3/4 + time.Duration(random.Int64N(int64(about/2))))
+		s := build.State{Status: build.Complete, Result: ticket.Success, Created: &created, Ended: &ended, Cause: &build.Cause{Kind: "request", By: []string{"ada", "grace", "linus"}[random.IntN(3)]}}
+		switch random.IntN(9) {
+		case 0, 1:
+			s.Result = ticket.Failure
+		case 2:
+			s.Result = ticket.Canceled
+		}
+		b, err := json.Marshal(&s)
+		if err != nil {
+			l.Fatal(err)
+		}
+		l.ask("PUT", fmt.Sprintf("/jobs/%s/builds/%d/state", job, n), string(b))
+	}
 }
 
 // TestLooks takes pictures of every page, in light and in dark, on a desk and on
@@ -48,10 +87,10 @@ func TestLooks(t *testing.T) {
 		{"jobs", "/ui/", "compiler"},
 		{"none", "/ui/?q=nothing-is-called-so", "No job matches"},
 		{"job", "/ui/jobs/compiler", "Configuration"},
-		{"build", "/ui/jobs/compiler/builds/1", "1 of 129 tests"},
+		{"build", "/ui/jobs/compiler/builds/40", "1 of 129 tests"},
 		{"running", "/ui/jobs/deploy/builds/1", "node-30 is up"},
-		{"log", "/ui/jobs/compiler/builds/1/logs/0001.01", "linked"},
-		{"found", "/ui/jobs/compiler/builds/1/logs/0001.01?find=part-40", "2 lines with"},
+		{"log", "/ui/jobs/compiler/builds/40/logs/0001.01", "linked"},
+		{"found", "/ui/jobs/compiler/builds/40/logs/0001.01?find=part-40", "2 lines with"},
 		{"queue", "/ui/queue", "Waiting"},
 		{"workers", "/ui/workers", "builder-1"},
 		{"missing", "/ui/jobs/no-such-job", "no such job"},
