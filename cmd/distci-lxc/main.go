@@ -25,7 +25,7 @@ const name = "distci-lxc"
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "engine" { // lib/sandbox/lxc has started this
-		os.Exit(engine.Serve(os.NewFile(wire.ControlFD, "worker"), lookup))
+		os.Exit(engine.Serve(wire.ControlFD, lookup))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	status := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)

@@ -126,7 +126,7 @@ func ownsMounts() bool { return os.Geteuid() == 0 }
 // engineEnv is the environment of an engine: nothing of this process's
 // secrets is in it.
 func engineEnv() []string {
-	env := []string{"GOMAXPROCS=2"}
+	env := []string{"GOMAXPROCS=1"}
 	for _, name := range []string{"PATH", "HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "TMPDIR"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)

@@ -11,10 +11,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/signal"
 	"runtime"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -26,8 +26,7 @@ import (
 // Main talks with who listens at the socket of the given path until that is
 // gone, and returns an exit status.
 func Main(path string) int {
-	// Notify and not Ignore, which the program would inherit.
-	signal.Notify(make(chan os.Signal, 1))
+	defaultSignals()
 	socket, err := dial(path)
 	if err != nil {
 		return fault.Internal.Status()
@@ -59,6 +58,15 @@ func Main(path string) int {
 	end := reap(pid)
 	_ = out.Encode(wire.Message{End: &end})
 	select {} // the counters of the container are being read; obey ends this
+}
+
+// defaultSignals undoes Go's handlers: the kernel spares a container's first
+// process the signals that have none, and the program is to inherit the default.
+func defaultSignals() {
+	var byDefault [4]uint64 // longer than the kernel's struct sigaction
+	for n := uintptr(1); n <= 64; n++ {
+		unix.RawSyscall6(unix.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
+	}
 }
 
 func dial(path string) (*os.File, error) {
@@ -164,7 +172,11 @@ func reap(pid int) wire.End {
 			return wire.End{Error: "waiting for the program: " + err.Error(), Fault: fault.Internal}
 		}
 	}
-	end := wire.End{WaitStatus: uint32(ws), User: span(ru.Utime), System: span(ru.Stime), MaxRSS: ru.Maxrss << 10, Leftovers: others()}
+	end := wire.End{WaitStatus: uint32(ws), User: span(ru.Utime), System: span(ru.Stime), MaxRSS: ru.Maxrss << 10}
+	if _, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err == unix.ECHILD {
+		return end
+	}
+	end.Leftovers = others()
 	for {
 		unix.Kill(-1, unix.SIGKILL)
 		if _, err := unix.Wait4(-1, nil, 0, nil); err == unix.ECHILD {

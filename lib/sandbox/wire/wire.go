@@ -14,8 +14,8 @@ package wire
 import (
 	"fmt"
 	"io"
-	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -113,27 +113,44 @@ type Message struct {
 	End     *End     `json:",omitempty"`
 }
 
-// PassFiles sends descriptors.
-func PassFiles(c *net.UnixConn, files ...*os.File) error {
+// PassFiles sends descriptors through a unix socket.
+func PassFiles(c syscall.Conn, files ...*os.File) error {
 	fds := make([]int, len(files))
 	for i, f := range files {
 		fds[i] = int(f.Fd())
 	}
+	socket, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
 	// One blank carries the descriptors; JSON may begin with blanks.
-	_, _, err := c.WriteMsgUnix([]byte{' '}, unix.UnixRights(fds...), nil)
+	if e := socket.Write(func(fd uintptr) bool {
+		err = unix.Sendmsg(int(fd), []byte{' '}, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+		return err != unix.EAGAIN
+	}); e != nil {
+		return e
+	}
 	return err
 }
 
-// TakeFiles is the other side of PassFiles, for n descriptors and a plain
-// descriptor of the socket. At the socket's end the error is [io.EOF].
-func TakeFiles(socket *os.File, n int) (files []*os.File, err error) {
+// TakeFiles is the other side of PassFiles, for n descriptors. At the socket's
+// end the error is [io.EOF].
+func TakeFiles(c syscall.Conn, n int) (files []*os.File, err error) {
+	socket, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
 	oob := make([]byte, unix.CmsgSpace(4*n))
 	var k, on, flags int
-	for {
-		k, on, flags, _, err = unix.Recvmsg(int(socket.Fd()), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
-		if err != unix.EINTR {
-			break
+	if e := socket.Read(func(fd uintptr) bool {
+		for {
+			k, on, flags, _, err = unix.Recvmsg(int(fd), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+			if err != unix.EINTR {
+				return err != unix.EAGAIN
+			}
 		}
+	}); e != nil {
+		return nil, e
 	}
 	if err == nil && k == 0 {
 		err = io.EOF

@@ -44,6 +44,9 @@ func (r *run) config() []item {
 		size = fmt.Sprintf(",size=%d", r.spec.Limits.Memory)
 	}
 	root := "userxattr,nosuid,nodev"
+	if r.root { // who can remove what this leaves in the layer
+		root += ",volatile" // else the end would write out all that the disk's file system has
+	}
 	if r.spec.ReadOnly {
 		root += ",ro"
 	}
@@ -111,7 +114,15 @@ func (r *run) idmap() []item {
 	return append(one("u", uint32(os.Geteuid()), r.uid), one("g", uint32(os.Getegid()), r.gid)...)
 }
 
-func (r *run) empty() string  { return filepath.Join(r.dir, "empty") }
-func (r *run) log() string    { return filepath.Join(r.dir, "lxc.log") }
-func (r *run) socket() string { return filepath.Join(r.dir, "socket") }
+func (r *run) empty() string  { return filepath.Join(r.points(), "empty") }
+func (r *run) log() string    { return filepath.Join(r.points(), "lxc.log") }
+func (r *run) socket() string { return filepath.Join(r.points(), "socket") }
 func (r *run) upper() string  { return filepath.Join(r.dir, "root", "upper") }
+
+// points is the folder for all that is no layer of the root file system.
+func (r *run) points() string {
+	if r.root {
+		return filepath.Join(r.dir, "m") // in memory
+	}
+	return r.dir
+}

@@ -21,7 +21,7 @@ type mount struct{ from, target, options string }
 // lower is the image as the container sees it: the same, or a mapped mount.
 func (r *run) lower() string {
 	if r.root {
-		return filepath.Join(r.dir, "m", "root")
+		return filepath.Join(r.points(), "root")
 	}
 	return r.image
 }
@@ -29,7 +29,7 @@ func (r *run) lower() string {
 // initFile is PID 1 where containers can reach it.
 func (r *run) initFile() string {
 	if r.root {
-		return filepath.Join(r.dir, "m", "init")
+		return filepath.Join(r.points(), "init")
 	}
 	return r.req.Init
 }
@@ -42,6 +42,11 @@ func (r *run) prepareRoot() error {
 	}
 	for _, path := range []string{r.dir, r.image} {
 		if err := reachable(path); err != nil {
+			return err
+		}
+	}
+	if r.root {
+		if err := r.mountPoints(); err != nil {
 			return err
 		}
 	}
@@ -58,19 +63,17 @@ func (r *run) prepareRoot() error {
 			return err
 		}
 	}
-	if err := r.prepareResolver(); err != nil {
-		return err
-	}
-	if !r.root {
-		return nil
-	}
-	points := filepath.Join(r.dir, "m")
-	if err := os.Mkdir(points, 0o700); err != nil {
+	return r.prepareResolver()
+}
+
+// mountPoints mounts what only root can: the image with mapped ids, and PID 1.
+func (r *run) mountPoints() error {
+	if err := os.Mkdir(r.points(), 0o700); err != nil {
 		return err
 	}
 	// This program's mounts are its own (see wire.Request.Own): they are gone
 	// when it and the container are, however they ended.
-	if err := unix.Mount("tmpfs", points, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0711,size=1m"); err != nil {
+	if err := unix.Mount("tmpfs", r.points(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0711,size=1m"); err != nil {
 		return fault.Errorf(fault.Config, "mounting a tmpfs: %w", err)
 	}
 	if err := attach(r.req.Init, r.initFile(), unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
@@ -185,7 +188,7 @@ func (r *run) prepareMounts() error {
 			attributes, options = unix.MOUNT_ATTR_RDONLY, "bind,ro"
 		}
 		if r.root {
-			from = filepath.Join(r.dir, "m", "b"+strings.ReplaceAll(m.Target, "/", "-"))
+			from = filepath.Join(r.points(), "b"+strings.ReplaceAll(m.Target, "/", "-"))
 			// The source's owner is the program's user, and nobody else is
 			// anybody: so nothing of others can be made there.
 			uids := idRange{first: st.Uid, host: r.slot.ids + r.uid, count: 1}

@@ -118,7 +118,7 @@ func (r *run) remove() error {
 		return nil
 	}
 	if r.root {
-		_ = unix.Unmount(filepath.Join(r.dir, "m"), unix.MNT_DETACH)
+		_ = unix.Unmount(r.points(), unix.MNT_DETACH)
 	}
 	h := holding{Name: r.slot.name, Dir: r.dir, Cgroups: r.groups}
 	if r.req.Keep {

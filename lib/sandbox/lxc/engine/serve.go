@@ -16,6 +16,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/sandbox/wire"
 )
@@ -36,7 +38,8 @@ type engine struct {
 
 // Serve makes the containers that the control socket asks for, one after the
 // other, until it ends.
-func Serve(control *os.File, lookup Lookup) int {
+func Serve(socket int, lookup Lookup) int {
+	control := pollable(socket, "worker")
 	// Terminals' signals are for the worker, which says what is to be done.
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
 	defer endStarter()
@@ -54,6 +57,13 @@ func Serve(control *os.File, lookup Lookup) int {
 			return fault.Interrupted.Status()
 		}
 	}
+}
+
+// pollable makes a file of a socket for which Go waits without a thread: while
+// one waits, and be it for milliseconds, Go looks after it all the time.
+func pollable(socket int, name string) *os.File {
+	_ = unix.SetNonblock(socket, true)
+	return os.NewFile(uintptr(socket), name)
 }
 
 // serve does what the socket asks for, and answers there. The files are the

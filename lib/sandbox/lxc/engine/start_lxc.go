@@ -11,7 +11,6 @@ import "C"
 import (
 	"encoding/binary"
 	"io"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +26,7 @@ const (
 	refused = C.STARTER_REFUSED
 )
 
-var starter = os.NewFile(uintptr(C.starter_socket), "starter")
+var starter = pollable(int(C.starter_socket), "starter")
 
 // start has LXC start a container, with a PID 1, and returns the process that is
 // LXC's monitor. When that and the container are gone, awaitEnd returns; endAll
