@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/pflag"
 
 	"github.com/distci/distci/lib/api/client"
@@ -25,28 +26,77 @@ func number(s string) (ticket.Number, error) {
 }
 
 func trigger(e env, fs *pflag.FlagSet) int {
-	follow := fs.BoolP("follow", "f", false, "show the build until it is finished; the status is its result")
-	how := followFlags(fs)
+	begin := beginFlags(fs)
+	params := parameterFlag(fs)
+	ref := fs.String("ref", "", "check out this branch, tag or commit instead of the job's `REF`")
 	connect := connection(fs)
 	if status, ok := e.parse(fs, 1, 1); !ok {
 		return status
+	}
+	values, err := parameters(*params)
+	if err != nil {
+		return e.fail(err)
 	}
 	c, done, err := connect(e)
 	if err != nil {
 		return e.fail(err)
 	}
 	defer done()
-	job := fs.Arg(0)
-	n, err := c.Trigger(e.ctx, job)
-	if err != nil {
-		return e.fail(err)
+	return begin(e, c, fs.Arg(0), func(key string) (ticket.Number, error) {
+		return c.Begin(e.ctx, fs.Arg(0), client.Start{Parameters: values, Ref: *ref, Key: key})
+	})
+}
+
+func retry(e env, fs *pflag.FlagSet) int {
+	begin := beginFlags(fs)
+	from := fs.String("from", "", "run again from step `KEY` on (default: the first that did not succeed)")
+	return onBuild(e, fs, func(c *client.Client, job string, n ticket.Number) int {
+		return begin(e, c, job, func(key string) (ticket.Number, error) {
+			return c.Retry(e.ctx, job, n, *from, key)
+		})
+	})
+}
+
+// beginFlags declares the flags of a command that begins a build, and returns
+// what carries it out. Each run has a key of its own unless one is given, so
+// that no answer that gets lost begins a second build.
+func beginFlags(fs *pflag.FlagSet) func(e env, c *client.Client, job string, do func(key string) (ticket.Number, error)) int {
+	follow := fs.BoolP("follow", "f", false, "show the build until it is finished; the status is its result")
+	key := fs.String("key", "", "an idempotency `KEY`: a repeat with the same one begins no second build")
+	how := followFlags(fs)
+	return func(e env, c *client.Client, job string, do func(key string) (ticket.Number, error)) int {
+		if *key == "" {
+			*key = uuid.NewString()
+		}
+		n, err := do(*key)
+		if err != nil {
+			return e.fail(err)
+		}
+		if !*follow {
+			fmt.Fprintln(e.stdout, n)
+			return 0
+		}
+		fmt.Fprintf(e.stderr, "%s #%d\n", job, n)
+		return how.follow(e, c, job, n)
 	}
-	if !*follow {
-		fmt.Fprintln(e.stdout, n)
-		return 0
+}
+
+// parameterFlag declares the flag that sets a job's parameters.
+func parameterFlag(fs *pflag.FlagSet) *[]string {
+	return fs.StringArrayP("parameter", "p", nil, "a value for one of the job's parameters, `NAME=VALUE` (may be repeated)")
+}
+
+// parameters reads the values that the flag has got.
+func parameters(list []string) (map[string]string, error) {
+	values := map[string]string{}
+	for _, s := range list {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok || name == "" {
+			return nil, fault.Errorf(fault.Usage, "--parameter %q: expected NAME=VALUE", s)
+		}
+		values[name] = value
 	}
-	fmt.Fprintf(e.stderr, "%s #%d\n", job, n)
-	return how.follow(e, c, job, n)
+	return values, nil
 }
 
 // followBuild prints a build's log until it is finished, with tail > 0 from its

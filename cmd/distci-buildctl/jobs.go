@@ -176,10 +176,18 @@ func runJob(e env, fs *pflag.FlagSet) int {
 	path := tool.Setting(fs, "path", "path", "", "`FOLDERS` in which the tools are, separated by colons (default: this program's, then PATH)")
 	pass := fs.StringSlice("pass-env", nil, "variables that the steps get besides the usual ones (`NAME`,…)")
 	secrets := tool.Setting(fs, "secrets", "secrets", "", "`FOLDER` of the secrets that steps ask for: JOB_ID/NAME, or _all/NAME for all jobs")
+	params := parameterFlag(fs)
 	if status, ok := e.parse(fs, 1, 1); !ok {
 		return status
 	}
 	j, _, err := readJob(e, fs.Arg(0))
+	if err != nil {
+		return e.fail(err)
+	}
+	values, err := parameters(*params)
+	if err == nil {
+		j, err = j.WithParameters(values)
+	}
 	if err != nil {
 		return e.fail(err)
 	}

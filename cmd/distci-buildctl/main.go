@@ -57,6 +57,7 @@ func commands() []command {
 		{"log JOB BUILD", "Print a build's log.", log},
 		{"download JOB BUILD [PATTERN…]", "Download a build's artefacts.", download},
 		{"cancel JOB BUILD", "Cancel a build.", cancel},
+		{"retry JOB BUILD", "Retry a finished build from where it failed.", retry},
 		{"members", "Show who is there and what each runs.", members},
 		{"queue", "Show how much waits and runs, by capabilities.", loads},
 		{"job list|get|set|delete", "List, print, set and delete jobs.", jobs},
