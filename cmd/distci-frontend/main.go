@@ -22,6 +22,7 @@ import (
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/member"
 	"github.com/distci/distci/lib/tool"
+	"github.com/distci/distci/lib/web"
 	"github.com/distci/distci/lib/workspace"
 )
 
@@ -89,7 +90,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	srv := &http.Server{
 		Handler: api.New(cl.Repo, api.Options{Layers: workspace.NewLayers(cl.Store, cache, workspace.Limits{}),
 			MaxUpload: *upload, Log: log, Done: ending, Traffic: traffic, Meter: meter, Metrics: meter.Handler(),
-			Access: door.chain(l, cl.Store, log, known(people)...), SignIn: people, URL: signIn.url, Audit: audit, Name: self.Name, Limits: door.limits(), Proxies: door.trusted}),
+			Access: door.chain(l, cl.Store, log, known(people)...), SignIn: people, Pages: web.New(cl.Repo, web.Options{SignIn: people != nil, Done: ending}), URL: signIn.url, Audit: audit, Name: self.Name, Limits: door.limits(), Proxies: door.trusted}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,

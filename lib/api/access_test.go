@@ -16,6 +16,7 @@ import (
 	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/api"
 	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/lib/web"
 )
 
 // public are the routes that everybody may use, each with the reason. Whoever
@@ -84,7 +85,7 @@ func newGate(t *testing.T, more ...func(*api.Options)) *gate {
 	}
 	g.tokens["wrong"] = g.tokens["admin"][:20] + g.tokens["read"][20:]
 	o := api.Options{
-		Temp: l.dir, Done: l.done, MaxUpload: 1 << 20, Audit: g.audit, Name: "here",
+		Pages: web.New(l.repo, web.Options{Done: l.done}), Temp: l.dir, Done: l.done, MaxUpload: 1 << 20, Audit: g.audit, Name: "here",
 		Access: access.Chain{access.NewTokens(st, slog.New(slog.DiscardHandler)), access.Everybody(access.Anonymous(""))},
 	}
 	for _, f := range more {

@@ -14,7 +14,6 @@ import (
 	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/repo"
-	"github.com/distci/distci/lib/web"
 	"github.com/distci/distci/lib/workspace"
 )
 
@@ -50,6 +49,8 @@ type Options struct {
 	// URL is where people reach the frontends, "https://ci.example.org", for
 	// links to them from elsewhere; "": there are none.
 	URL string
+	// Pages are what people look at, below /ui; nil: there are none.
+	Pages Pages
 	// Limits bound how many requests one client makes; nil: no bounds. Proxies
 	// are believed where a request comes from; nil: nobody is.
 	Limits  *Limits
@@ -68,8 +69,7 @@ const (
 )
 
 type server struct {
-	repo  *repo.Repo
-	pages *web.Pages
+	repo *repo.Repo
 	Options
 
 	sweep struct {
@@ -98,7 +98,7 @@ func New(r *repo.Repo, o Options) http.Handler {
 	if o.MaxUpload <= 0 {
 		o.MaxUpload = DefaultMaxUpload
 	}
-	s := &server{repo: r, pages: web.New(r, web.Options{SignIn: o.SignIn != nil, Done: o.Done}), Options: o}
+	s := &server{repo: r, Options: o}
 	// A page of another site must not make its reader's browser act here.
 	cross := http.NewCrossOriginProtection()
 	cross.SetDenyHandler(http.HandlerFunc(s.deny))
@@ -161,16 +161,16 @@ var routes = []route{
 	{"GET", "ui/sign-in", access.Public, (*call).signIn},
 	{"GET", "ui/sign-in/callback", access.Public, (*call).signedIn},
 	{"POST", "ui/sign-out", access.Public, (*call).signOut},
-	{"GET", "ui/assets/{name}", access.Public, page((*web.Pages).Asset)},
-	{"GET", "ui", access.Read, page((*web.Pages).Jobs)},
-	{"GET", "ui/queue", access.Read, page((*web.Pages).Queue)},
-	{"GET", "ui/workers", access.Read, page((*web.Pages).Workers)},
-	{"GET", "ui/jobs/{job}", access.Read, page((*web.Pages).Job)},
-	{"POST", "ui/jobs/{job}/builds", access.Trigger, page((*web.Pages).Trigger)},
-	{"GET", "ui/jobs/{job}/builds/{build}", access.Read, page((*web.Pages).Build)},
-	{"POST", "ui/jobs/{job}/builds/{build}/cancel", access.Trigger, page((*web.Pages).Cancel)},
-	{"POST", "ui/jobs/{job}/builds/{build}/retry", access.Trigger, page((*web.Pages).Retry)},
-	{"GET", "ui/jobs/{job}/builds/{build}/logs/{log}", access.Read, page((*web.Pages).Log)},
+	{"GET", "ui/assets/{name}", access.Public, page(Pages.Asset)},
+	{"GET", "ui", access.Read, page(Pages.Jobs)},
+	{"GET", "ui/queue", access.Read, page(Pages.Queue)},
+	{"GET", "ui/workers", access.Read, page(Pages.Workers)},
+	{"GET", "ui/jobs/{job}", access.Read, page(Pages.Job)},
+	{"POST", "ui/jobs/{job}/builds", access.Trigger, page(Pages.Trigger)},
+	{"GET", "ui/jobs/{job}/builds/{build}", access.Read, page(Pages.Build)},
+	{"POST", "ui/jobs/{job}/builds/{build}/cancel", access.Trigger, page(Pages.Cancel)},
+	{"POST", "ui/jobs/{job}/builds/{build}/retry", access.Trigger, page(Pages.Retry)},
+	{"GET", "ui/jobs/{job}/builds/{build}/logs/{log}", access.Read, page(Pages.Log)},
 
 	{"GET", "jobs", access.Read, (*call).listJobs},
 	{"GET", "jobs/{job}", access.Read, (*call).getJob},

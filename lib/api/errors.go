@@ -114,7 +114,7 @@ func (c *call) fail(err error) {
 		text += " (request " + rec.id + ")"
 	}
 	if c.isPage() {
-		c.pages.Fail(c.w, c.r, code, text)
+		c.Pages.Fail(c.w, c.r, code, text)
 		return
 	}
 	typ, body := "text/plain; charset=utf-8", []byte(text+"\n")

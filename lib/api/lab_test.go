@@ -21,6 +21,7 @@ import (
 	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/lib/web"
 	"github.com/distci/distci/lib/workspace"
 )
 
@@ -49,6 +50,7 @@ func newLab(t testing.TB) *lab {
 	}
 	l := &lab{TB: t, repo: cl.Repo, dir: dir, log: log, done: make(chan struct{})}
 	srv := httptest.NewServer(described(t, api.New(cl.Repo, api.Options{
+		Pages:  web.New(cl.Repo, web.Options{}),
 		Layers: workspace.NewLayers(cl.Store, cache, workspace.Limits{}), MaxUpload: 1 << 20, Temp: dir, Done: l.done,
 		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})))

@@ -3,14 +3,35 @@ package api
 import (
 	"net/http"
 	"strings"
-
-	"github.com/distci/distci/lib/web"
 )
 
+// Pages are for people to look at; package web makes them. What the path of a
+// request names is in its path values.
+type Pages interface {
+	Jobs(http.ResponseWriter, *http.Request) error
+	Job(http.ResponseWriter, *http.Request) error
+	Build(http.ResponseWriter, *http.Request) error
+	Log(http.ResponseWriter, *http.Request) error
+	Queue(http.ResponseWriter, *http.Request) error
+	Workers(http.ResponseWriter, *http.Request) error
+	Asset(http.ResponseWriter, *http.Request) error
+	Trigger(http.ResponseWriter, *http.Request) error
+	Cancel(http.ResponseWriter, *http.Request) error
+	Retry(http.ResponseWriter, *http.Request) error
+	// Fail sends the page of an error.
+	Fail(w http.ResponseWriter, r *http.Request, code int, text string)
+}
+
 // page is the handler of a page.
-func page(show func(*web.Pages, http.ResponseWriter, *http.Request, web.Request) error) func(*call) error {
+func page(show func(Pages, http.ResponseWriter, *http.Request) error) func(*call) error {
 	return func(c *call) error {
-		return show(c.pages, c.w, c.r, web.Request{Job: c.job, Build: c.build, Log: c.log, Asset: c.name})
+		if c.Pages == nil {
+			return status(http.StatusNotFound, "there are no pages here")
+		}
+		for name, value := range map[string]string{"job": c.job, "build": c.number, "log": c.log, "name": c.name} {
+			c.r.SetPathValue(name, value)
+		}
+		return show(c.Pages, c.w, c.r)
 	}
 }
 
@@ -18,7 +39,7 @@ func page(show func(*web.Pages, http.ResponseWriter, *http.Request, web.Request)
 // pages, too. Those of signing in are not among them: see signInFailed.
 func (c *call) isPage() bool {
 	path := c.r.URL.Path
-	return path == "/ui" || strings.HasPrefix(path, "/ui/") && !strings.HasPrefix(path, "/ui/sign-")
+	return c.Pages != nil && (path == "/ui" || strings.HasPrefix(path, "/ui/") && !strings.HasPrefix(path, "/ui/sign-"))
 }
 
 // root tells the original's clients that we are there, and shows people the way.

@@ -20,6 +20,7 @@ import (
 	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/api"
 	"github.com/distci/distci/lib/cluster"
+	"github.com/distci/distci/lib/web"
 	oidctest "github.com/distci/distci/test/oidc"
 )
 
@@ -89,7 +90,7 @@ func newDoor(t testing.TB, p *oidctest.Provider, change func(*access.OIDCOptions
 		if err != nil {
 			t.Fatal(err)
 		}
-		srv := httptest.NewServer(api.New(cl.Repo, api.Options{Log: log, SignIn: people, Audit: d.audit, Name: "frontend",
+		srv := httptest.NewServer(api.New(cl.Repo, api.Options{Log: log, SignIn: people, Pages: web.New(cl.Repo, web.Options{SignIn: true}), Audit: d.audit, Name: "frontend",
 			Access: access.Chain{access.NewTokens(cl.Store, log), sessions, access.Everybody(access.Anonymous(""))}}))
 		t.Cleanup(srv.Close)
 		d.each = append(d.each, srv.URL)

@@ -18,6 +18,7 @@ import (
 	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/api"
 	"github.com/distci/distci/lib/cluster"
+	"github.com/distci/distci/lib/web"
 	oidctest "github.com/distci/distci/test/oidc"
 )
 
@@ -55,7 +56,7 @@ func TestSecureCookies(t *testing.T) {
 		t.Fatal(err)
 	}
 	signOut := make(chan *http.Request, 1)
-	handler := api.New(cl.Repo, api.Options{Log: log, SignIn: people, Access: access.Chain{sessions, access.Everybody(access.Anonymous(""))}})
+	handler := api.New(cl.Repo, api.Options{Log: log, SignIn: people, Pages: web.New(cl.Repo, web.Options{SignIn: true}), Access: access.Chain{sessions, access.Everybody(access.Anonymous(""))}})
 	srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/ui/sign-out" {
 			signOut <- r
