@@ -54,6 +54,17 @@ func pages(b *bench) error {
 	if err := fillJobs(b); err != nil {
 		return err
 	}
+	// A frontend that has just been started remembers nothing.
+	if err := os.Remove(filepath.Join(b.dir, "port")); err != nil {
+		return err
+	}
+	if _, err := b.frontend(); err != nil {
+		return err
+	}
+	if port, err = os.ReadFile(filepath.Join(b.dir, "port")); err != nil {
+		return err
+	}
+	url = "http://127.0.0.1:" + strings.TrimSpace(string(port))
 	first, err := getPages(1, 0, func() string { return url + "/ui/" })
 	if err != nil {
 		return err
