@@ -150,14 +150,12 @@ func swap() bool {
 // counters reads what a container's groups know. Where it has none of its own
 // nothing is known: the others' is not its.
 type counters struct {
-	pid  int
-	all  []hierarchy
 	dirs map[string]string // of the controllers
 	v2   map[string]bool
 }
 
 func newCounters(pid int, all []hierarchy) *counters {
-	c := &counters{pid: pid, all: all, dirs: map[string]string{}, v2: map[string]bool{}}
+	c := &counters{dirs: map[string]string{}, v2: map[string]bool{}}
 	for _, name := range ours {
 		if dir, v2, err := groupOf(pid, name, all); err == nil && strings.HasPrefix(filepath.Base(dir), ownGroups()) {
 			c.dirs[name], c.v2[name] = dir, v2

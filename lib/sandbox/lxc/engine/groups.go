@@ -37,12 +37,11 @@ func hide(all []hierarchy) ([]hierarchy, error) {
 
 // enterGroups asserts that the container with the given PID 1 is in control
 // groups of its own, and its limits in force.
-func (r *run) enterGroups(pid int) (*counters, error) {
+func (r *run) enterGroups(pid int) (c *counters, err error) {
 	if r.root {
-		if err := r.makeGroups(pid); err != nil {
-			return nil, fault.Wrap(fault.Temporary, err)
-		}
+		c, err = r.makeGroups(pid)
 	} else {
+		c = newCounters(pid, r.cgroups)
 		for _, dir := range folders(pid, r.cgroups) {
 			if !strings.Contains(dir, "/lxc.payload.") {
 				r.partly = true // as it is when PID 1 has just died, whose groups of version 1 are then "/"
@@ -51,16 +50,22 @@ func (r *run) enterGroups(pid int) (*counters, error) {
 			r.groups = append(r.groups, dir, strings.Replace(dir, "/lxc.payload.", "/lxc.monitor.", 1))
 		}
 	}
-	c := newCounters(pid, r.cgroups)
-	return c, c.check(r.spec.Limits)
+	if err == nil {
+		err = c.check(r.spec.Limits)
+	}
+	return c, err
 }
 
 // makeGroups makes the container's control groups where LXC would, sets their
 // limits, and moves PID 1 there, which has not started anything yet.
-func (r *run) makeGroups(pid int) error {
-	dirs := map[string]string{} // of the controllers
+func (r *run) makeGroups(pid int) (*counters, error) {
+	first, err := os.ReadFile("/proc/1/cgroup")
+	if err != nil {
+		return nil, fault.Wrap(fault.Config, err)
+	}
+	counters := &counters{dirs: map[string]string{}, v2: map[string]bool{}}
 	for _, c := range ours {
-		base, v2, err := groupOf(1, c, r.cgroups)
+		base, v2, err := findGroup(string(first), c, r.cgroups)
 		if err != nil {
 			continue // no limit needs it: see limitsPossible
 		}
@@ -70,28 +75,38 @@ func (r *run) makeGroups(pid int) error {
 			_ = os.WriteFile(filepath.Join(base, "cgroup.subtree_control"), []byte("+"+c), 0)
 		}
 		dir := filepath.Join(base, "lxc.payload."+r.slot.name)
-		dirs[c] = dir
+		counters.dirs[c], counters.v2[c] = dir, v2
 		if slices.Contains(r.groups, dir) {
 			continue // one group for several controllers
 		}
 		if err := os.Mkdir(dir, 0o755); err != nil {
-			return err
+			return nil, fault.Wrap(fault.Temporary, err)
 		}
 		r.groups = append(r.groups, dir)
 	}
 	for _, i := range limitConfig(r.spec.Limits, versions(r.cgroups)) {
 		_, key, _ := strings.Cut(strings.TrimPrefix(i.key, "lxc."), ".")
 		controller, _, _ := strings.Cut(key, ".")
-		if err := writeTo(filepath.Join(dirs[controller], key), i.value); err != nil {
-			return fault.Errorf(fault.Config, "the limit %s cannot be set to %s: %w", key, i.value, err)
+		if err := writeTo(filepath.Join(counters.dirs[controller], key), i.value); err != nil {
+			return nil, fault.Errorf(fault.Config, "the limit %s cannot be set to %s: %w", key, i.value, err)
 		}
 	}
 	for _, dir := range r.groups {
 		if err := writeTo(filepath.Join(dir, "cgroup.procs"), fmt.Sprint(pid)); err != nil {
-			return err
+			return nil, fault.Wrap(fault.Temporary, err)
 		}
 	}
-	return nil
+	return counters, nil
+}
+
+// hasten prepares the kernel for moving a process. The first move waits for
+// some milliseconds until all processors have noticed that forks must now
+// wait; those right after it do not. So this one, which changes nothing, is made
+// while the container starts.
+func (r *run) hasten() {
+	if dir, _, err := groupOf(os.Getpid(), ours[0], r.cgroups); err == nil && r.root {
+		_ = writeTo(filepath.Join(dir, "cgroup.procs"), fmt.Sprint(os.Getpid()))
+	}
 }
 
 // writeTo writes to a file of the kernel's, which it does not make.

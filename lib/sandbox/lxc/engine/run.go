@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,9 @@ type run struct {
 // an error the engine is not to be used any more.
 func (e *engine) contain(ctx context.Context, req wire.Request, stop <-chan wire.Stop, files [3]*os.File) (result sandbox.Result, stats wire.Stats, err error) {
 	r := &run{engine: e, req: req, spec: req.Spec, root: os.Geteuid() == 0, image: req.Root}
+	var background sync.WaitGroup
+	defer background.Wait()
+	background.Go(r.hasten)
 	if err := r.prepare(); err != nil {
 		r.remove()
 		return result, stats, err

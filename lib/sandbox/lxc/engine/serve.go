@@ -1,11 +1,11 @@
 // Package engine runs programs in fresh LXC containers: the part of distci-lxc
 // that is a process of its own, for one container at a time.
 //
-// It is root's, or a user's with ranges of ids of its own. It starts PID 1
-// (package pid1) through liblxc, gives it the program and its streams, waits,
-// and removes everything. Whoever of these processes is killed, the others
-// notice: by the end of a socket (worker, engine, PID 1) or by a signal that
-// the kernel sends (LXC's monitor), and end as well.
+// It is root's, or a user's with ranges of ids of its own. It has a small copy
+// of itself start PID 1 (package pid1) through liblxc, gives that the program
+// and its streams, waits, and removes everything. Whoever of these processes is
+// killed, the others notice: by the end of a socket (worker, engine, starter,
+// PID 1) or by a signal that the kernel sends (LXC's monitor), and end as well.
 package engine
 
 import (
@@ -31,9 +31,9 @@ type Lookup func(store, name string) (path string, env []string, release func(),
 type engine struct {
 	lookup  Lookup
 	mapper  *mapper
-	slot    *slot // nil before the first
-	cgroups []hierarchy
-	missing error // why containers cannot be made here
+	slot    *slot       // nil before the first
+	cgroups []hierarchy // nil as well
+	missing error       // why containers cannot be made here
 }
 
 // Serve makes the containers that the control socket asks for, one after the
