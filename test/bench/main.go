@@ -45,7 +45,6 @@ func main() {
 		{"step", steps},
 		{"trigger", triggers},
 		{"hook", hooks},
-		{"hook", hooks},
 		{"console", console},
 		{"follow", follow},
 		{"logs", logs},
