@@ -20,19 +20,24 @@ import (
 
 // hide takes the hierarchies from this process's mounts. They can then be
 // reached as the returned ones.
-func hide(all []hierarchy) ([]hierarchy, error) {
-	hidden := slices.Clone(all)
-	for i, h := range all {
+func hide(all []hierarchy) (hidden []hierarchy) {
+	for _, h := range all {
 		fd, err := unix.Open(h.root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, fault.Wrap(fault.Config, &os.PathError{Op: "open", Path: h.root, Err: err})
+			continue // something is mounted above it
 		}
-		hidden[i].root = fmt.Sprintf("/proc/self/fd/%d", fd)
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(fd, &st); err != nil || st.Type != unix.CGROUP_SUPER_MAGIC && st.Type != unix.CGROUP2_SUPER_MAGIC {
+			unix.Close(fd)
+			continue
+		}
+		h.root = fmt.Sprintf("/proc/self/fd/%d", fd)
+		hidden = append(hidden, h)
 	}
 	for err := error(nil); err == nil; { // LXC looks nowhere else
 		err = unix.Unmount("/sys/fs/cgroup", unix.MNT_DETACH)
 	}
-	return hidden, nil
+	return hidden
 }
 
 // enterGroups asserts that the container with the given PID 1 is in control

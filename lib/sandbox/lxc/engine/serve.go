@@ -81,7 +81,7 @@ func (e *engine) serve(f *os.File, files [3]*os.File) error {
 	}
 	if e.cgroups == nil && e.missing == nil {
 		if e.cgroups, e.missing = layout(); req.Own && e.missing == nil {
-			e.cgroups, e.missing = hide(e.cgroups)
+			e.cgroups = hide(e.cgroups)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
