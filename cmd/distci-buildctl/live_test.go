@@ -85,13 +85,15 @@ func (s *stage) controls() {
 		if c == nil {
 			return
 		}
-		t := c.Ticket.Clone()
-		ctl, err := s.repo.Prepare(s.Context(), t)
-		if err == nil && ctl != nil {
-			t.Finish(control.Act(s.Context(), t, time.Now()))
-			_, err = s.repo.CommitControl(s.Context(), c, ctl, t, nil)
+		for err = repo.ErrChanged; errors.Is(err, repo.ErrChanged); { // somebody cancels meanwhile
+			t := c.Ticket.Clone()
+			var ctl *repo.Control
+			if ctl, err = s.repo.Prepare(s.Context(), t); err == nil && ctl != nil {
+				t.Finish(control.Act(s.Context(), t, time.Now()))
+				_, err = s.repo.CommitControl(s.Context(), c, ctl, t, nil)
+			}
 		}
-		if err != nil && !errors.Is(err, repo.ErrChanged) {
+		if err != nil {
 			s.Fatal(err)
 		}
 	}
@@ -300,7 +302,15 @@ func TestInterrupt(t *testing.T) {
 		b, err := s.repo.Build(t.Context(), "web", 1)
 		return err == nil && b.State.Canceled != ""
 	})
-	s.controls()
+	p.until("the end", func() bool {
+		s.controls()
+		select {
+		case <-p.done:
+			return true
+		default:
+			return false
+		}
+	})
 	if status := p.status(); status != 1 || !strings.Contains(p.text(), "web #1: canceled") {
 		t.Errorf("status %d: %q", status, p.text())
 	}
