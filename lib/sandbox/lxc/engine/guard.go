@@ -42,7 +42,8 @@ func (c *container) release() {
 // end at once. The channel tells when the container and LXC's monitor are gone;
 // after an error they are.
 func (r *run) startGuarded(l *net.UnixListener, stop <-chan wire.Stop) (*container, <-chan exit, error) {
-	monitor, err := start(r.slot.name, r.req.State, r.config(), []string{initPath, socketPath})
+	config := r.config()
+	monitor, err := start(r.slot.name, r.req.State, config, []string{initPath, socketPath})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -87,7 +88,7 @@ func (r *run) startGuarded(l *net.UnixListener, stop <-chan wire.Stop) (*contain
 			if x.err != nil {
 				err = fault.Errorf(fault.Temporary, "LXC: %w", x.err)
 			} else if x.status == refused {
-				err = fault.Errorf(fault.Config, "LXC does not take the container's configuration")
+				err = fault.Errorf(fault.Config, "LXC %s does not take the container's configuration: %s", Version(), misfit(r.slot.name, r.req.State, config))
 			}
 			return nil, nil, giveUp(err)
 		case _, ok := <-stop:

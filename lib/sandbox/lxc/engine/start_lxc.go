@@ -3,9 +3,7 @@
 package engine
 
 // #cgo pkg-config: lxc
-// #include <lxc/version.h>
 // #include "starter_lxc.h"
-// const char *lxc_get_version(void);
 import "C"
 
 import (
@@ -13,13 +11,14 @@ import (
 	"io"
 	"strings"
 
+	lxc "github.com/lxc/go-lxc"
 	"golang.org/x/sys/unix"
 
 	"github.com/distci/distci/lib/fault"
 )
 
 // Version is that of liblxc.
-func Version() string { return C.GoString(C.lxc_get_version()) }
+func Version() string { return lxc.Version() }
 
 const (
 	haveLXC = true
@@ -58,6 +57,21 @@ func start(name, dir string, config []item, args []string) (monitor int, err err
 		return 0, fault.Errorf(fault.Temporary, "LXC: %w", err)
 	}
 	return n, nil
+}
+
+// misfit finds the item of a configuration that LXC does not take.
+func misfit(name, dir string, config []item) string {
+	c, err := lxc.NewContainer(name, dir)
+	if err != nil {
+		return err.Error()
+	}
+	defer c.Release()
+	for _, i := range config {
+		if err := c.SetConfigItem(i.key, i.value); err != nil {
+			return i.key + " = " + i.value
+		}
+	}
+	return "which item cannot be told"
 }
 
 // awaitEnd returns the exit status of LXC's monitor.

@@ -18,6 +18,8 @@ func start(string, string, []item, []string) (monitor int, err error) {
 
 func awaitEnd() (status int, err error) { return 0, errors.New("built without LXC") }
 
+func misfit(string, string, []item) string { return "" }
+
 func endAll() {}
 
 func endStarter() {}
