@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"math"
 	"net/http"
@@ -235,7 +236,7 @@ func (c *call) deleteBuild() error {
 }
 
 func (c *call) cancel() error {
-	if err := c.repo.Cancel(c.r.Context(), c.job, c.build, "a request"); err != nil {
+	if err := c.repo.Cancel(c.r.Context(), c.job, c.build, cmp.Or(c.by(), "a request")); err != nil {
 		return err
 	}
 	b, err := c.repo.Build(c.r.Context(), c.job, c.build)
