@@ -105,6 +105,12 @@ func (b *bench) frontend() (*client.Client, error) {
 	return nil, errors.New("the frontend does not start")
 }
 
+// url is where the frontend is that was started last.
+func (b *bench) url() (string, error) {
+	port, err := os.ReadFile(filepath.Join(b.dir, "port"))
+	return "http://127.0.0.1:" + strings.TrimSpace(string(port)), err
+}
+
 // worker starts a worker.
 func (b *bench) worker(args ...string) (*exec.Cmd, error) {
 	return b.start("distci-claim", append([]string{"--loop", "--state", filepath.Join(b.dir, fmt.Sprintf("worker-%d", len(b.procs)))}, args...)...)

@@ -49,6 +49,7 @@ func main() {
 		{"follow", follow},
 		{"logs", logs},
 		{"web", pages},
+		{"frontend", frontends},
 		{"handover", handover},
 		{"prefetch", prefetch},
 		{"artifact", artifacts},

@@ -266,20 +266,27 @@ func idle(b *bench) error {
 	if err != nil {
 		return err
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.Process.Pid))
+	rss, err := resident(w.Process.Pid)
 	if err != nil {
 		return err
 	}
-	rss := 0.0
-	for _, l := range strings.Split(string(status), "\n") {
-		if f := strings.Fields(l); len(f) == 3 && f[0] == "VmRSS:" {
-			kb, _ := strconv.ParseFloat(f[1], 64)
-			rss = kb / 1024
-		}
-	}
-	b.print("idle worker, resident memory", rss, "MB", "", 0, "< 25 MB", func(v, _ float64) bool { return v < 25 })
+	b.print("idle worker, resident memory", rss/1024, "MB", "", 0, "< 25 MB", func(v, _ float64) bool { return v < 25 })
 	b.print("idle worker, of one core", 100*(after-before).Seconds()/seconds, "%", "", 0, "< 0.1 %", func(v, _ float64) bool { return v < 0.1 })
 	return nil
+}
+
+// resident is the memory of a process, in KiB.
+func resident(pid int) (float64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, l := range strings.Split(string(status), "\n") {
+		if f := strings.Fields(l); len(f) == 3 && f[0] == "VmRSS:" {
+			return strconv.ParseFloat(f[1], 64)
+		}
+	}
+	return 0, fmt.Errorf("process %d has no memory", pid)
 }
 
 // cpuTime is the CPU time of all threads of a process, to the nanosecond: the

@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/chromedp/chromedp"
@@ -39,11 +38,10 @@ func pages(b *bench) error {
 	if err != nil {
 		return err
 	}
-	port, err := os.ReadFile(filepath.Join(b.dir, "port"))
+	url, err := b.url()
 	if err != nil {
 		return err
 	}
-	url := "http://127.0.0.1:" + strings.TrimSpace(string(port))
 	empty, err := getPages(400, 20*time.Millisecond, func() string { return url + "/ui/" })
 	if err != nil {
 		return err
@@ -51,7 +49,7 @@ func pages(b *bench) error {
 	if err := longLogs(b, c, url); err != nil {
 		return err
 	}
-	if err := fillJobs(b); err != nil {
+	if err := fillJobs(b, webJobs, webBuilds); err != nil {
 		return err
 	}
 	// A frontend that has just been started remembers nothing.
@@ -61,10 +59,9 @@ func pages(b *bench) error {
 	if _, err := b.frontend(); err != nil {
 		return err
 	}
-	if port, err = os.ReadFile(filepath.Join(b.dir, "port")); err != nil {
+	if url, err = b.url(); err != nil {
 		return err
 	}
-	url = "http://127.0.0.1:" + strings.TrimSpace(string(port))
 	first, err := getPages(1, 0, func() string { return url + "/ui/" })
 	if err != nil {
 		return err
@@ -120,9 +117,12 @@ func getPages(n int, pause time.Duration, url func() string) (*got, error) {
 	return &g, nil
 }
 
-// fillJobs makes jobs with finished builds. The records are written as the
-// folder's store has them, without waiting for the disk.
-func fillJobs(b *bench) error {
+// jobName is what fillJobs calls the i-th job.
+func jobName(i int) string { return fmt.Sprintf("job-%05d", i) }
+
+// fillJobs makes jobs with so many finished builds each. The records are written
+// as the folder's store has them, without waiting for the disk.
+func fillJobs(b *bench, jobs, builds int) error {
 	ctx := context.Background()
 	cl, err := cluster.Open(ctx, cluster.Options{Coord: b.coord, Store: "dir:" + b.dir + "/store", Session: time.Minute, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -139,13 +139,13 @@ func fillJobs(b *bench) error {
 	now := time.Now().UTC().Truncate(time.Second)
 	var g errgroup.Group
 	g.SetLimit(8)
-	for i := range webJobs {
+	for i := range jobs {
 		g.Go(func() error {
-			id := fmt.Sprintf("job-%05d", i)
+			id := jobName(i)
 			if err := put(repo.JobKey(id), fmt.Appendf(nil, `{"job_id":%q,"tasks":[{"type":"execute-shell","params":{"script":"true"}}]}`, id)); err != nil {
 				return err
 			}
-			for n := ticket.Number(1); n <= webBuilds; n++ {
+			for n := ticket.Number(1); n <= ticket.Number(builds); n++ {
 				begun, ended := now.Add(-time.Duration(i)*time.Second), now.Add(-time.Duration(i)*time.Second+time.Duration(20+10*int(n))*time.Second)
 				s := build.State{Status: build.Complete, Result: ticket.Success, Created: &begun, Ended: &ended, Cause: &build.Cause{Kind: "request", By: "bench"},
 					Tasks: map[string]*ticket.Ticket{"0": {ID: ticket.NewID(), Type: "execute-shell", Status: ticket.Complete, Result: ticket.Success, Attempt: 1, Started: &begun, Ended: &ended}}}
@@ -164,10 +164,10 @@ func fillJobs(b *bench) error {
 		return err
 	}
 	const at = 100 // a transaction
-	for i := 0; i < webJobs; i += at {
+	for i := 0; i < jobs; i += at {
 		var ops []coord.Op
-		for k := range at {
-			ops = append(ops, coord.Create(fmt.Sprintf("/jobs/job-%05d", i+k), []byte(strconv.Itoa(webBuilds))))
+		for k := i; k < min(i+at, jobs); k++ {
+			ops = append(ops, coord.Create("/jobs/"+jobName(k), []byte(strconv.Itoa(builds))))
 		}
 		if _, err := cl.Conn.Txn(ctx, ops...); err != nil {
 			return err
