@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"sync"
 	"syscall"
@@ -151,6 +152,7 @@ func command(spec sandbox.Spec) (*exec.Cmd, error) {
 
 // start starts the program under a new mark.
 func (s *Sandbox) start(cmd *exec.Cmd) (mark string, err error) {
+	heed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last++
@@ -165,6 +167,17 @@ func (s *Sandbox) start(cmd *exec.Cmd) (mark string, err error) {
 	s.running[mark] = cmd.Process.Pid
 	s.watchdog.add(cmd.Process.Pid)
 	return mark, nil
+}
+
+// heed makes programs begin with no signal ignored, also if this process was
+// begun by nohup(1), or by a shell with "&". A signal that somebody catches
+// is at its default in a new program; this process still ignores those.
+func heed() {
+	for n := syscall.Signal(1); n < 32; n++ {
+		if signal.Ignored(n) {
+			signal.Notify(make(chan os.Signal, 1), n)
+		}
+	}
 }
 
 // guard starts the watchdog if there is none, and another one if it was killed.

@@ -1,10 +1,13 @@
 package plain
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +33,20 @@ func newT(t testing.TB) *Sandbox {
 }
 
 var nothing = sandbox.Spec{Args: []string{"/bin/true"}, Env: []string{"A=b"}, Dir: "/"}
+
+// TestIgnoredSignals: what this process ignores, as nohup(1) makes it, its
+// programs do not.
+func TestIgnoredSignals(t *testing.T) {
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
+	defer signal.Reset(syscall.SIGHUP, syscall.SIGINT)
+	s := newT(t)
+	for _, n := range []int{int(syscall.SIGHUP), int(syscall.SIGINT)} {
+		spec := sandbox.Spec{Args: []string{"/bin/sh", "-c", fmt.Sprintf("kill -%d $$; exit 3", n)}, Dir: "/"}
+		if r, err := s.Run(t.Context(), spec); err != nil || r.Signal != n {
+			t.Errorf("signal %d: %+v, %v", n, r, err)
+		}
+	}
+}
 
 // TestLeavesNoTrace runs programs with orphans that end by themselves: they
 // are reaped, and no file stays open.
