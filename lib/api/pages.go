@@ -31,6 +31,10 @@ func page(show func(Pages, http.ResponseWriter, *http.Request) error) func(*call
 		for name, value := range map[string]string{"job": c.job, "build": c.number, "log": c.log, "name": c.name} {
 			c.r.SetPathValue(name, value)
 		}
+		if c.log != "" && c.r.URL.Query().Has("follow") {
+			c.Meter.Following(1)
+			defer c.Meter.Following(-1)
+		}
 		return show(c.Pages, c.w, c.r)
 	}
 }

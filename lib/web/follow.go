@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/distci/distci/lib/fault"
 )
@@ -72,7 +74,9 @@ func (p *Pages) follow(w http.ResponseWriter, r *http.Request, q request) error 
 	if err := s.send("retry: 1000\n\n"); err != nil {
 		return nil
 	}
+	end := s.beat(ctx, cancel)
 	err = p.repo.FollowLog(ctx, q.Job, q.Build, q.Log, start, s)
+	end()
 	if err == nil {
 		err = s.send("event: end\ndata:\n\n")
 	}
@@ -82,8 +86,40 @@ func (p *Pages) follow(w http.ResponseWriter, r *http.Request, q request) error 
 	return err
 }
 
+// heartbeat is how often a stream says something at least, so that no proxy
+// takes it for dead.
+const heartbeat = 15 * time.Second
+
+// beat keeps the stream alive while the log is silent, and cancels when the
+// reader has gone. The function that it returns ends that.
+func (s *stream) beat(ctx context.Context, cancel func()) (end func()) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(heartbeat)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if s.send(":\n\n") != nil {
+				cancel()
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-done
+	}
+}
+
 // stream makes events of what is written to it.
 type stream struct {
+	mu     sync.Mutex // of w, rc and gone
 	w      http.ResponseWriter
 	rc     *http.ResponseController
 	anchor string
@@ -143,6 +179,8 @@ func (s *stream) event(lines string) error {
 }
 
 func (s *stream) send(text string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	_, err := s.w.Write([]byte(text))
 	if err == nil {
 		err = s.rc.Flush()
