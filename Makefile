@@ -12,6 +12,8 @@ PREFIX  = /usr/local
 GO      = go
 BENCH   = .
 FUZZ    = 10s
+# How many packages are tested at a time: their tests wait for servers, mostly.
+TESTING = $(shell expr $$(nproc) + 1)
 # distci-lxc links liblxc where its development files are, and else says how to
 # get it.
 LXC     = $(shell pkg-config --exists lxc 2>/dev/null && command -v cc >/dev/null && echo lxc)
@@ -47,7 +49,7 @@ prepare:
 
 test: prepare
 	$(MAKE) all
-	CGO_ENABLED=0 $(GO) test -count=1 ./...
+	CGO_ENABLED=0 $(GO) test -count=1 -p $(TESTING) ./...
 	$(if $(CEPH),CGO_ENABLED=1 $(GO) test -count=1 -tags=ceph ./lib/store/rados)
 
 check: prepare
