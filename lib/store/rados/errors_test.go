@@ -108,7 +108,6 @@ func testFrozen(t *testing.T, c *cephtest.Cluster) {
 		t.Fatal(err)
 	}
 	c.Pause("osd.0")
-	defer c.Resume("osd.0")
 	from := time.Now()
 	err = s.Append(ctx, "log", 4, []byte("two "))
 	if !errors.Is(err, store.ErrUnknown) || fault.Of(err) != fault.Temporary {
