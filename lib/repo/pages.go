@@ -11,8 +11,8 @@ import (
 )
 
 // BuildsBefore lists the numbers of a job's builds that are less than before, at
-// most limit of them and of those the highest, in order. It reads about as much
-// as it returns, however many builds there are.
+// most limit of them and of those the highest, in order. It asks the store for
+// about as much as it returns, however many builds there are.
 func (r *Repo) BuildsBefore(ctx context.Context, id string, before ticket.Number, limit int) ([]ticket.Number, error) {
 	names, err := r.conn.Children(ctx, buildsRoot)
 	if err != nil {

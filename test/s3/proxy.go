@@ -28,6 +28,7 @@ const (
 	Quota           // the answer is 403 QuotaExceeded
 	Broken          // the answer is 500 InternalError, although it was done
 	Ignore          // the server does not see conditions, as if it did not know them
+	Stale           // the answer has another ETag, that of what was there a moment ago
 )
 
 // Proxy stands between clients and a server and does what a network does, and
@@ -119,6 +120,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	for k, v := range resp.Header {
 		w.Header()[k] = v
+	}
+	if f == Stale {
+		w.Header().Set("ETag", `"`+strings.Repeat("0", 32)+`"`)
 	}
 	w.WriteHeader(resp.StatusCode)
 	if f == CutBody {

@@ -338,6 +338,36 @@ func TestBrokenReads(t *testing.T) {
 	}
 }
 
+// TestStaleETag: a version is never that of two contents, but for a server
+// that does nothing else; then no change is made on it.
+func TestStaleETag(t *testing.T) {
+	s := server(t)
+	proxy := s3test.NewProxy(t, s)
+	b := mustOpen(t, s.Store("stale", proxy.URL, ""))
+	want, err := b.Put(t.Context(), "k", strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.Decide(func(n int, r *http.Request) s3test.Fault {
+		if n <= rereads {
+			return s3test.Stale
+		}
+		return s3test.Pass
+	})
+	if p, info, err := store.ReadAll(t.Context(), b, "k"); err != nil || string(p) != "x" || info.Version != want.Version {
+		t.Errorf("%q of version %s, %v; want that of version %s", p, info.Version, err, want.Version)
+	}
+	proxy.Decide(func(int, *http.Request) s3test.Fault { return s3test.Stale })
+	p, info, err := store.ReadAll(t.Context(), b, "k")
+	if err != nil || string(p) != "x" || info.Version == want.Version {
+		t.Errorf("%q of version %s, %v", p, info.Version, err)
+	}
+	proxy.Decide(nil)
+	if _, err := b.Swap(t.Context(), "k", info.Version, strings.NewReader("y")); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("swap: %v, want %v", err, store.ErrConflict)
+	}
+}
+
 // TestFrozenServer: nothing moves, and then everything goes on.
 func TestFrozenServer(t *testing.T) {
 	server := server(t)

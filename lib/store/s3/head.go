@@ -71,8 +71,11 @@ func randomName() string {
 
 // fingerprint is an ETag as "previous" has it: of one length, whatever the
 // server's are.
-func fingerprint(etag string) string {
-	sum := md5.Sum([]byte(etag))
+func fingerprint(etag string) string { return digest([]byte(etag)) }
+
+// digest is the ETag of an object that was put at once, on most servers.
+func digest(p []byte) string {
+	sum := md5.Sum(p)
 	return hex.EncodeToString(sum[:])
 }
 
@@ -153,18 +156,30 @@ func decode(b []byte) (*head, error) {
 
 func headName(key string) string { return "o/" + key }
 
-// readHead reads a head.
+// rereads is how often a head is read again that has another's ETag.
+const rereads = 4
+
+// readHead reads a head. A server that keeps objects in files may look up the
+// ETag before it opens the file (versitygw 1.8 does), so that what is replaced
+// meanwhile has that of what it was: where ETags are digests this is seen, and
+// the head read again. If it goes on, the head is given with the older ETag, on
+// which no change can be made.
 func (s *bucket) readHead(ctx context.Context, key string) (*head, error) {
-	b, info, err := s.fetch(ctx, headName(key), 0, -1)
-	if err != nil {
-		return nil, err
+	for try := 0; ; try++ {
+		b, info, err := s.fetch(ctx, headName(key), 0, -1)
+		if err != nil {
+			return nil, err
+		}
+		if s.digests && info.ETag != digest(b) && try < rereads {
+			continue
+		}
+		h, err := decode(b)
+		if err != nil {
+			return nil, err
+		}
+		h.etag, h.modified = info.ETag, when(info)
+		return h, nil
 	}
-	h, err := decode(b)
-	if err != nil {
-		return nil, err
-	}
-	h.etag, h.modified = info.ETag, when(info)
-	return h, nil
 }
 
 // statHead reads as much of a head as tells what the object is.
@@ -228,8 +243,7 @@ func (s *bucket) writeHead(ctx context.Context, key string, h *head, c condition
 // again is safe: with If-Match, of the two at most one can succeed.
 func (s *bucket) outcome(ctx context.Context, key string, h *head, b []byte, c condition, lost error) (again bool, err error) {
 	now, err := s.readHead(ctx, key)
-	sum := md5.Sum(b)
-	own := hex.EncodeToString(sum[:]) // the ETag that it has or had
+	own := digest(b) // the ETag that it has or had, where ETags are digests
 	switch {
 	case err == nil && now.name == h.name:
 		h.etag, h.modified = now.etag, now.modified

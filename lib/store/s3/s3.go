@@ -62,6 +62,7 @@ type bucket struct {
 	name      string // of the bucket
 	prefix    string // "", or ends in "/"
 	patience  time.Duration
+	digests   bool      // an ETag is the MD5 of what was put, which keys of the server's can change
 	buffers   sync.Pool // of *[]byte, partSize long
 
 	mu    sync.Mutex
@@ -133,6 +134,7 @@ func (s *bucket) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.digests = etag == digest(text)
 	try := func(c condition) (bool, error) {
 		err := s.retry(ctx, func() error { // others may be trying it out too
 			_, err := s.tryPut(ctx, marker, text, c)
