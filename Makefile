@@ -26,7 +26,7 @@ PROGRAMS = distci-buildctl distci-checkout distci-claim distci-copy distci-exec 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 SHELL_SCRIPTS = $(wildcard examples/*.sh examples/*/*.sh test/*.sh test/*/*.sh) .ci/run
 
-.PHONY: all prepare demo cluster test check fuzz bench install clean
+.PHONY: all prepare demo cluster test test-static test-ceph check fuzz bench install clean
 
 all:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(PROGRAMS:%=./cmd/%)
@@ -49,8 +49,13 @@ prepare:
 
 test: prepare
 	$(MAKE) all
+	$(MAKE) -j2 test-static $(if $(CEPH),test-ceph)
+
+test-static:
 	CGO_ENABLED=0 $(GO) test -count=1 -p $(TESTING) ./...
-	$(if $(CEPH),CGO_ENABLED=1 $(GO) test -count=1 -tags=ceph ./lib/store/rados)
+
+test-ceph:
+	CGO_ENABLED=1 $(GO) test -count=1 -tags=ceph ./lib/store/rados
 
 check: prepare
 	@test -z "$$(gofmt -l cmd lib test)" || { gofmt -l cmd lib test; echo 'gofmt: the files above are not formatted'; exit 1; }
