@@ -172,7 +172,10 @@ func TestKeys(t *testing.T) {
 	l := newLab(t, 0)
 	b := newTab(t, l.url)
 	b.open("/ui/")
-	press := func(keys string) { b.do(chromedp.KeyEvent(keys)) }
+	press := func(keys string) {
+		b.wait("the page's script", `document.readyState === "complete"`)
+		b.do(chromedp.KeyEvent(keys))
+	}
 	press("gq")
 	b.wait("the queue", `location.pathname === "/ui/queue"`)
 	b.text("Nothing waits")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -187,11 +188,11 @@ func (l *lab) exists(name string) func() bool {
 	}
 }
 
-// alive tells whether a process with this word in its command line exists.
-func alive(word string) bool {
+// alive tells whether a process with this argument exists.
+func alive(argument string) bool {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range files {
-		if b, _ := os.ReadFile(f); bytes.Contains(b, []byte(word)) {
+		if b, _ := os.ReadFile(f); slices.Contains(strings.Split(string(b), "\x00"), argument) {
 			return true
 		}
 	}

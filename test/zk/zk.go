@@ -206,7 +206,7 @@ func (e *Ensemble) serving() error {
 // Await waits until a node serves: it has a part in a quorum, and says so.
 func (e *Ensemble) Await(node int) error {
 	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		if e.Mode(node) != "" {
+		if e.Mode(node) != "" && e.listens(node) {
 			return nil
 		}
 		log, _ := os.ReadFile(e.file(node, "log"))
@@ -220,6 +220,19 @@ func (e *Ensemble) Await(node int) error {
 			return fmt.Errorf("zktest: node %d does not serve: %s", node, log)
 		}
 	}
+}
+
+// listens tells whether a node has its second port, if it is to have one, which
+// is opened after the first.
+func (e *Ensemble) listens(node int) bool {
+	if !e.o.TLS {
+		return true
+	}
+	c, err := net.DialTimeout("tcp", e.secure[node-1], time.Second)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
 }
 
 // Servers are the addresses for clients, host:port.

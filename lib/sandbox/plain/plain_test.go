@@ -1,12 +1,16 @@
 package plain
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -137,4 +141,44 @@ func BenchmarkRun(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestDeepChains stops programs whose descendants, in sessions of their own,
+// become ours one after the other while they are looked for.
+func TestDeepChains(t *testing.T) {
+	s := newT(t)
+	script := `sh -c 'setsid sh -c "setsid sh -c \"sleep 600; :\"; :" & echo; sleep 600; :'; :`
+	var runs sync.WaitGroup
+	for n := range 4 {
+		runs.Go(func() {
+			for i := range 25 {
+				ctx, stop := context.WithCancel(t.Context())
+				r, w := io.Pipe()
+				go func() { r.Read(make([]byte, 1)); stop() }()
+				name := fmt.Sprintf("RUN=%d.%d.%d", os.Getpid(), n, i)
+				s.Run(ctx, sandbox.Spec{Args: []string{"/bin/sh", "-c", script}, Env: []string{"PATH=/usr/bin:/bin", name}, Dir: "/", Stdout: w})
+				stop()
+				w.Close()
+				if left := withVariable(t, name); len(left) > 0 {
+					t.Errorf("processes %v are left", left)
+				}
+			}
+		})
+	}
+	runs.Wait()
+}
+
+// withVariable lists the processes that have a variable in their environment.
+func withVariable(t *testing.T, variable string) (found []int) {
+	pids, err := numbers("/proc")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, pid := range pids {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if slices.Contains(strings.Split(string(b), "\x00"), variable) {
+			found = append(found, pid)
+		}
+	}
+	return found
 }

@@ -18,38 +18,46 @@ const unkillable = 10 * time.Second
 
 // sweep kills what is left of the program that has ended, and returns when it
 // is gone. As a killed process's children become ours, it goes on until there
-// are none.
+// are none. A process may die, and leave us its children, after the kernel has
+// listed ours and before we look at it, and the list may lack one while another
+// is reaped: so a zombie is a find too, and two looks must find nothing.
 func (s *Sandbox) sweep(mark string, pid int) error {
 	deadline := time.Now().Add(unkillable)
-	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
+	wait := 100 * time.Microsecond
+	for quiet := 0; ; {
+		s.mu.Lock()
+		left, reaped, err := s.look(mark, pid)
+		if quiet++; len(left) > 0 || reaped {
+			quiet = 0
+		}
 		late := time.Now().After(deadline)
-		left, err := s.sweepOnce(mark, pid, late)
-		if err != nil || len(left) == 0 {
-			return err
-		}
-		if late {
-			return fault.Errorf(fault.Temporary, "sandbox/plain: processes %v do not die", left)
-		}
-		time.Sleep(wait)
-	}
-}
-
-// sweepOnce kills the orphans of the program. If there are none, or if it is
-// the last look, it strikes the program off in the same moment: so the last one
-// to be struck off sees all orphans that nobody owns.
-func (s *Sandbox) sweepOnce(mark string, pid int, last bool) (left []int, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer func() {
-		if len(left) == 0 || last || err != nil {
+		over := quiet == 2 || late || err != nil
+		if over { // in the moment of the look: who is struck off last sees all orphans that nobody owns
 			delete(s.running, mark)
 			s.watchdog.remove(pid)
 		}
-	}()
+		s.mu.Unlock()
+		switch {
+		case err != nil:
+			return err
+		case late && len(left) > 0:
+			return fault.Errorf(fault.Temporary, "sandbox/plain: processes %v do not die", left)
+		case over:
+			return nil
+		case quiet == 0:
+			time.Sleep(wait)
+			wait = min(2*wait, 5*time.Millisecond)
+		}
+	}
+}
+
+// look kills the orphans of the program, and reaps those that have died. mu is
+// held.
+func (s *Sandbox) look(mark string, pid int) (left []int, reaped bool, err error) {
 	s.running[mark] = 0 // reaped: its pid may be another's by now, if its session is empty
 	children, err := children()
 	if err != nil {
-		return nil, fault.Errorf(fault.Internal, "sandbox/plain: looking for processes: %w", err)
+		return nil, false, fault.Errorf(fault.Internal, "sandbox/plain: looking for processes: %w", err)
 	}
 	for _, child := range children {
 		p, ok := readProcess(child)
@@ -58,6 +66,7 @@ func (s *Sandbox) sweepOnce(mark string, pid int, last bool) (left []int, err er
 		}
 		if p.zombie {
 			unix.Wait4(child, nil, unix.WNOHANG, nil)
+			reaped = reaped || !s.isProgram(p.session)
 			continue
 		}
 		if !s.owns(mark, pid, p) {
@@ -67,7 +76,7 @@ func (s *Sandbox) sweepOnce(mark string, pid int, last bool) (left []int, err er
 			left = append(left, child) // it is there until a later look has reaped it
 		}
 	}
-	return left, nil
+	return left, reaped, nil
 }
 
 // isProgram tells whether pid is a program whose end another Run awaits.
@@ -86,10 +95,8 @@ func (s *Sandbox) owns(mark string, pid int, p process) bool {
 	if p.session == pid {
 		return true
 	}
-	for _, other := range s.running {
-		if other == p.session {
-			return false
-		}
+	if s.isProgram(p.session) {
+		return false
 	}
 	if m, ok := markOf(p.pid); ok {
 		_, runs := s.running[m]

@@ -137,12 +137,12 @@ const help = $("#help"), keys = $("#keys");
 keys.checked = store.get("distci-keys") !== "off";
 keys.addEventListener("change", () => store.set("distci-keys", keys.checked ? null : "off"));
 $('[data-do="help"]').addEventListener("click", () => help.showModal());
-let g = 0;
+let g = -Infinity; // when it was pressed
 addEventListener("keydown", (e) => {
   if (!keys.checked || e.ctrlKey || e.metaKey || e.altKey || e.defaultPrevented || help.open || e.target.closest("input, textarea, select")) return;
   const go = { j: "/ui/", q: "/ui/queue", w: "/ui/workers" }[e.key];
-  if (go && Date.now() - g < 1200) location.assign(go);
-  else if (e.key === "g") g = Date.now();
+  if (go && e.timeStamp - g < 1200) location.assign(go);
+  else if (e.key === "g") g = e.timeStamp;
   else if (e.key === "?") help.showModal();
   else if (e.key === "/") $("#find")?.focus();
   else return;
