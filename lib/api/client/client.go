@@ -53,7 +53,7 @@ func New(address string, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	dialer := &dialer{net.Dialer{Timeout: 10 * time.Second}}
 	t := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         dialer.DialContext,

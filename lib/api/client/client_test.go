@@ -308,6 +308,52 @@ func TestRepeats(t *testing.T) {
 	}
 }
 
+// TestHangsUp: what a server answers is read also if it hangs up before it has
+// taken all that it is sent.
+func TestHangsUp(t *testing.T) {
+	const answer = "HTTP/1.1 507 Insufficient Storage\r\nContent-Type: text/plain\r\nContent-Length: 5\r\nConnection: close\r\n\r\nfull\n"
+	serve := func(l net.Listener) {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Read(make([]byte, 2000))
+			io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
+			c.Read(make([]byte, 2000))
+			io.WriteString(c, answer)
+			c.Close()
+		}
+	}
+	for _, network := range []string{"tcp", "unix"} {
+		address := "127.0.0.1:0"
+		if network == "unix" {
+			address = filepath.Join(t.TempDir(), "s")
+		}
+		l, err := net.Listen(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go serve(l)
+		url := "http://" + l.Addr().String()
+		if network == "unix" {
+			url = "unix:" + address
+		}
+		c, err := New(url, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for range 50 {
+			_, err := c.PutArtifact(t.Context(), "j", 1, bytes.NewReader(make([]byte, 8<<20)), 8<<20)
+			if Status(err) != http.StatusInsufficientStorage {
+				t.Errorf("%s: %v, want the server's answer", network, err)
+			}
+		}
+	}
+}
+
 // TestNoServer: a POST that found nobody is repeated.
 func TestNoServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
