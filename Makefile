@@ -12,8 +12,6 @@ PREFIX  = /usr/local
 GO      = go
 BENCH   = .
 FUZZ    = 10s
-# How many packages are tested at a time: their tests wait for servers, mostly.
-TESTING = $(shell expr $$(nproc) + 1)
 # distci-lxc links liblxc where its development files are, and else says how to
 # get it.
 LXC     = $(shell pkg-config --exists lxc 2>/dev/null && command -v cc >/dev/null && echo lxc)
@@ -52,7 +50,7 @@ test: prepare
 	$(MAKE) -j2 test-static $(if $(CEPH),test-ceph)
 
 test-static:
-	CGO_ENABLED=0 $(GO) test -count=1 -p $(TESTING) ./...
+	CGO_ENABLED=0 $(GO) test -count=1 ./...
 
 test-ceph:
 	CGO_ENABLED=1 $(GO) test -count=1 -tags=ceph ./lib/store/rados

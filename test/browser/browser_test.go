@@ -136,7 +136,7 @@ func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// open goes to a page, and waits until its scripts have run.
+// open goes to a page, and waits until there is one.
 func (b *tab) open(path string) {
 	b.Helper()
 	if strings.HasPrefix(path, "/") {
@@ -188,10 +188,19 @@ func (b *tab) lacks(selector string) {
 	}
 }
 
-// click clicks on an element as a person does.
+// click clicks on an element as a person does, who looks for it again if the
+// page makes place for another in that moment.
 func (b *tab) click(selector string) {
 	b.Helper()
-	b.do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+	for end := time.Now().Add(time.Minute); ; time.Sleep(25 * time.Millisecond) {
+		err := chromedp.Do(b.ctx, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+		if err == nil {
+			return
+		}
+		if !strings.Contains(err.Error(), "Could not find node") || time.Now().After(end) {
+			b.Fatal(err)
+		}
+	}
 }
 
 func quote(s string) string {
