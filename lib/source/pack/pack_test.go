@@ -31,12 +31,12 @@ func git(t testing.TB, dir, stdin string, args ...string) string {
 
 // history makes a repository whose packs hold chains of deltas, an empty file
 // and one that is hashed while it is inflated.
-func history(t testing.TB) (dir string, ids []string) {
+func history(t testing.TB, commits int) (dir string, ids []string) {
 	t.Helper()
 	dir = t.TempDir()
 	git(t, dir, "", "init", "-q", ".")
 	var text strings.Builder
-	for i := range 30 {
+	for i := range commits {
 		for j := range 200 {
 			fmt.Fprintf(&text, "%d %d %x\n", i, j, i*j*7919)
 		}
@@ -63,7 +63,7 @@ func packOf(t testing.TB, dir string, ids []string, args ...string) []byte {
 // TestReceive compares the index with git's, for packs with each kind of
 // delta, and reads every object back.
 func TestReceive(t *testing.T) {
-	dir, ids := history(t)
+	dir, ids := history(t, 30)
 	for _, args := range [][]string{{}, {"--delta-base-offset"}, {"--window=0"}} {
 		data := packOf(t, dir, ids, args...)
 		out := t.TempDir()
@@ -101,7 +101,7 @@ func TestReceive(t *testing.T) {
 
 // TestJoin joins packs that overlap and lets git check the result.
 func TestJoin(t *testing.T) {
-	dir, ids := history(t)
+	dir, ids := history(t, 30)
 	out := filepath.Join(t.TempDir(), "bare")
 	git(t, dir, "", "init", "-q", "--bare", out)
 	packs := filepath.Join(out, "objects", "pack")
@@ -134,7 +134,7 @@ func TestJoin(t *testing.T) {
 
 // TestDamagedStream: no pack that is not whole is stored.
 func TestDamagedStream(t *testing.T) {
-	dir, ids := history(t)
+	dir, ids := history(t, 30)
 	data := packOf(t, dir, ids[:60], "--delta-base-offset")
 	for i := 0; i < len(data); i += max(1, len(data)/60) {
 		for what, broken := range map[string][]byte{
@@ -156,7 +156,7 @@ func TestDamagedStream(t *testing.T) {
 }
 
 func FuzzReceive(f *testing.F) {
-	dir, ids := history(f)
+	dir, ids := history(f, 6)
 	f.Add(packOf(f, dir, ids[:20]))
 	f.Add(packOf(f, dir, ids[:20], "--delta-base-offset"))
 	f.Fuzz(func(t *testing.T, data []byte) {
