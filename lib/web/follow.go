@@ -9,10 +9,9 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/lib/sse"
 )
 
 // find sends the numbers of the lines that have a text, as JSON.
@@ -65,69 +64,26 @@ func (p *Pages) follow(w http.ResponseWriter, r *http.Request, q request) error 
 		return err
 	}
 	step, _ := logOf(q.Log)
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no")
-	w.WriteHeader(http.StatusOK)
-	s := &stream{w: w, rc: http.NewResponseController(w), anchor: anchor(step), next: from}
-	if err := s.send("retry: 1000\n\n"); err != nil {
-		return nil
-	}
-	end := s.beat(ctx, cancel)
-	err = p.repo.FollowLog(ctx, q.Job, q.Build, q.Log, start, s)
-	end()
-	if err == nil {
-		err = s.send("event: end\ndata:\n\n")
-	}
-	if s.gone || errors.Is(err, context.Canceled) {
+	err = sse.Serve(ctx, w, r, func(ctx context.Context, out *sse.Stream) error {
+		if err := p.repo.FollowLog(ctx, q.Job, q.Build, q.Log, start, &stream{out: out, anchor: anchor(step), next: from}); err != nil {
+			return err
+		}
+		return out.Send("event: end\ndata:\n\n")
+	})
+	if errors.Is(err, sse.ErrGone) || errors.Is(err, context.Canceled) {
 		return nil // the reader has gone, or we go, and another frontend is asked
 	}
 	return err
 }
 
-// heartbeat is how often a stream says something at least, so that no proxy
-// takes it for dead.
-const heartbeat = 15 * time.Second
-
-// beat keeps the stream alive while the log is silent, and cancels when the
-// reader has gone. The function that it returns ends that.
-func (s *stream) beat(ctx context.Context, cancel func()) (end func()) {
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(heartbeat)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			if s.send(":\n\n") != nil {
-				cancel()
-			}
-		}
-	}()
-	return func() {
-		close(stop)
-		<-done
-	}
-}
-
 // stream makes events of what is written to it.
 type stream struct {
-	mu     sync.Mutex // of w, rc and gone
-	w      http.ResponseWriter
-	rc     *http.ResponseController
+	out    *sse.Stream
 	anchor string
 	next   int64  // number of the line that comes next
 	rest   []byte // the beginning of that line
 	cut    int64  // bytes of it that were left out
 	rend   renderer
-	gone   bool // the reader has
 }
 
 // burst is how many lines one event has at most.
@@ -175,16 +131,5 @@ func (s *stream) take(b []byte) {
 }
 
 func (s *stream) event(lines string) error {
-	return s.send(fmt.Sprintf("event: lines\nid: %d\ndata: %s\n\n", s.next, strings.ReplaceAll(strings.TrimSuffix(lines, "\n"), "\n", "\ndata: ")))
-}
-
-func (s *stream) send(text string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, err := s.w.Write([]byte(text))
-	if err == nil {
-		err = s.rc.Flush()
-	}
-	s.gone = s.gone || err != nil
-	return err
+	return s.out.Send(fmt.Sprintf("event: lines\nid: %d\ndata: %s\n\n", s.next, strings.ReplaceAll(strings.TrimSuffix(lines, "\n"), "\n", "\ndata: ")))
 }
