@@ -65,6 +65,7 @@ var floor = map[string]int{
 	"lib/control":             5,
 	"lib/cluster":             5,
 	"lib/worker":              5,
+	"lib/sse":                 0,
 	"lib/api/client":          5,
 	"lib/artifact":            6,
 	"lib/web":                 5,
