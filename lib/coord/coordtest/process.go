@@ -114,9 +114,10 @@ func playSet(ctx context.Context, c coord.Conn) error {
 	})
 }
 
-// playHold claims /ticket, as a worker does, and on each line tries to commit
-// to it by the version that its claim gave it, then to claim without care. The
-// answer tells both results and whether the session is another one.
+// playHold claims /ticket, as a worker does, and says so. On each line it tries
+// to commit to it by the version that its claim gave it, and tells whether its
+// claim was safe before, whether it was refused, and whether its session has
+// become another one.
 func playHold(ctx context.Context, c coord.Conn) error {
 	if err := coord.EnsurePath(ctx, c, "/ticket"); err != nil {
 		return err
@@ -126,6 +127,7 @@ func playHold(ctx context.Context, c coord.Conn) error {
 		return err
 	}
 	held := c.Session()
+	fmt.Println("held")
 	return answer(func(string) (string, error) {
 		safe := time.Now().Before(held.SafeUntil())
 		if s := c.Session(); s.ID == held.ID {
@@ -181,6 +183,18 @@ func (s *service) spawn(role string, timeout time.Duration) *process {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(p.kill)
+	return p
+}
+
+// hold starts a process that holds the claim on /ticket. It knows that it does,
+// and so does c.
+func (s *service) hold(c client) *process {
+	s.t.Helper()
+	p := s.spawn("hold", s.Timeout)
+	if got := p.hear(); got != "held" {
+		s.t.Fatalf("the holder says %q", got)
+	}
+	waitFor(s.t, "the claim", func() bool { return c.exists("/claim") })
 	return p
 }
 

@@ -51,8 +51,7 @@ func testEphemeralParent(t *testing.T, s *service) {
 // session has been silent for its time-out.
 func testEphemeralKilled(t *testing.T, s *service) {
 	c := s.open(long)
-	p := s.spawn("hold", s.Timeout)
-	waitFor(t, "the claim", func() bool { return c.exists("/claim") })
+	p := s.hold(c)
 	// Twice the time-out: it is renewed. Whoever looked saw it all the time.
 	for end := time.Now().Add(2 * s.Timeout); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if !c.exists("/claim") {
@@ -124,8 +123,7 @@ func testFencing(t *testing.T, s *service) {
 // wakes up it must know, and it can commit nothing.
 func testPaused(t *testing.T, s *service) {
 	c := s.open(long)
-	p := s.spawn("hold", s.Timeout)
-	waitFor(t, "the claim", func() bool { return c.exists("/claim") })
+	p := s.hold(c)
 	p.cmd.Process.Signal(syscall.SIGSTOP)
 	waitFor(t, "the claim to go", func() bool { return !c.exists("/claim") })
 	_, before := c.get("/ticket")

@@ -149,8 +149,7 @@ func testWatchStop(t *testing.T, s *service) {
 // testWatchExpiry has news of an ephemeral node whose owner dies.
 func testWatchExpiry(t *testing.T, s *service) {
 	c := s.open(long)
-	p := s.spawn("hold", s.Timeout)
-	waitFor(t, "the claim", func() bool { return c.exists("/claim") })
+	p := s.hold(c)
 	node, children := c.watch("/claim"), c.watchChildren("/")
 	p.kill()
 	news(t, "an expired node", node)
