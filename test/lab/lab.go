@@ -52,7 +52,9 @@ func Dir(t testing.TB) string {
 			}
 		}
 		exec.Command("chmod", "-R", "u+rwx", dir).Run()
-		os.RemoveAll(dir)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("what the test has left: %v", err)
+		}
 	})
 	return dir
 }

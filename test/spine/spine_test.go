@@ -392,14 +392,19 @@ func testFullStore(t *testing.T, l *lab) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount a small file system")
 	}
-	if err := os.Mkdir(l.store, 0o700); err != nil {
+	small := l.store
+	if err := os.Mkdir(small, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("distci-test", l.store, "tmpfs", 0, "size=24m"); err != nil {
+	if err := syscall.Mount("distci-test", small, "tmpfs", 0, "size=24m"); err != nil {
 		t.Skip(err)
 	}
-	t.Cleanup(func() { syscall.Unmount(l.store, syscall.MNT_DETACH) })
-	l.store = filepath.Join(l.store, "s")
+	t.Cleanup(func() {
+		if err := syscall.Unmount(small, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	l.store = filepath.Join(small, "s")
 	l.frontend()
 	l.worker("w")
 	l.job(`{"job_id":"fills","tasks":[
