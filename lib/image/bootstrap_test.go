@@ -12,6 +12,7 @@ import (
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/workspace"
+	"github.com/distci/distci/test/need"
 )
 
 // program puts a shell script on a PATH that has nothing else but the usual.
@@ -147,7 +148,7 @@ func TestBootstrap(t *testing.T) {
 // TestRealBootstrap fetches packages, which takes a network and half a minute:
 // DISTCI_REQUIRE must have the word "bootstrap".
 func TestRealBootstrap(t *testing.T) {
-	if !strings.Contains(os.Getenv("DISTCI_REQUIRE"), "bootstrap") {
+	if !need.Required("bootstrap") {
 		t.Skip("DISTCI_REQUIRE does not name bootstrap")
 	}
 	s := newStore(t)

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -24,6 +23,7 @@ import (
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/repo"
 	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/test/chromium"
 )
 
 const (
@@ -179,11 +179,14 @@ func fillJobs(b *bench, jobs, builds int) error {
 // longLogs measures the page of a build with 200,000 lines in a browser, against
 // one with a hundred.
 func longLogs(b *bench, c *client.Client, url string) error {
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench: web: no chromium, the rows of the browser are left out")
+	ctx, closes, err := chromium.Open()
+	if errors.Is(err, chromium.ErrNone) {
+		fmt.Fprintf(os.Stderr, "bench: web: %v, the rows of the browser are left out\n", err)
 		return nil
+	} else if err != nil {
+		return err
 	}
+	defer closes()
 	if _, err := b.worker(); err != nil {
 		return err
 	}
@@ -198,13 +201,6 @@ func longLogs(b *bench, c *client.Client, url string) error {
 		if _, err := finish(c, id, n); err != nil {
 			return err
 		}
-	}
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox)...)
-	defer cancel()
-	ctx, cancel = chromedp.NewContext(ctx)
-	defer cancel()
-	if err := chromedp.Do(ctx); err != nil {
-		return err
 	}
 	var shown = map[string][]float64{}
 	for range 10 {

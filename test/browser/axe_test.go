@@ -7,10 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 	"time"
+
+	"github.com/distci/distci/test/need"
 )
 
 // axeVersion is the version of axe-core that the pages are held against.
@@ -31,10 +31,7 @@ func axe(t *testing.T) string {
 		defer cancel()
 		out, err := exec.CommandContext(ctx, "npm", "install", "--prefix", dir, "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "axe-core@"+axeVersion).CombinedOutput()
 		if err != nil {
-			if slices.Contains(strings.Split(os.Getenv("DISTCI_REQUIRE"), ","), "browser") {
-				t.Fatalf("axe-core cannot be had, and DISTCI_REQUIRE asks for it: %v\n%s", err, out)
-			}
-			t.Skipf("axe-core cannot be had: %v", err)
+			need.Missing(t, "browser", fmt.Sprintf("axe-core cannot be had: %v\n%s", err, out))
 		}
 	}
 	b, err := os.ReadFile(file)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,6 +21,7 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
+	"github.com/distci/distci/test/chromium"
 	testlab "github.com/distci/distci/test/lab"
 )
 
@@ -29,9 +29,6 @@ import (
 var bin string
 
 func TestMain(m *testing.M) { testlab.Main(m, &bin) }
-
-// programs are the names that Chromium goes by.
-var programs = []string{"chromium", "chromium-browser", "google-chrome", "chrome"}
 
 // tab is a tab of a browser of its own. What its console says is a fault of
 // the page, and so is what the page's policy has forbidden.
@@ -48,32 +45,8 @@ type tab struct {
 // newTab opens a browser of somebody who reads in a light or in a dark room.
 func newTab(t *testing.T, url string) *tab {
 	t.Helper()
-	path := ""
-	for _, name := range programs {
-		if p, err := exec.LookPath(name); err == nil {
-			path = p
-			break
-		}
-	}
-	if path == "" {
-		if slices.Contains(strings.Split(os.Getenv("DISTCI_REQUIRE"), ","), "browser") {
-			t.Fatal("there is no chromium, and DISTCI_REQUIRE asks for it")
-		}
-		t.Skip("there is no chromium")
-	}
-	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
-		chromedp.WindowSize(1280, 900), chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("lang", "en-GB"), chromedp.Env("TZ=Europe/Berlin", "LANG=en_GB.UTF-8"))
-	if os.Getuid() == 0 {
-		options = append(options, chromedp.NoSandbox)
-	}
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	if err := chromedp.Do(ctx); err != nil { // starts it, without a limit on its life
-		t.Fatal(err)
-	}
-	ctx, cancel = context.WithTimeout(ctx, 5*time.Minute) // for a test that hangs
+	ctx := chromium.Start(t, chromedp.WindowSize(1280, 900), chromedp.Flag("lang", "en-GB"), chromedp.Env("TZ=Europe/Berlin", "LANG=en_GB.UTF-8"))
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute) // for a test that hangs
 	t.Cleanup(cancel)
 	b := &tab{T: t, ctx: ctx, url: url}
 	if err := chromedp.Listen(ctx, b.listen); err != nil {

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/distci/distci/test/lab"
+	"github.com/distci/distci/test/need"
 )
 
 //go:embed cluster.sh
@@ -38,21 +39,7 @@ var programs = []string{"ceph-mon", "ceph-osd", "ceph", "rados", "ceph-authtool"
 // DISTCI_REQUIRE names ceph, the test fails instead.
 func Require(t testing.TB) {
 	t.Helper()
-	for _, program := range programs {
-		if _, err := exec.LookPath(program); err != nil {
-			Missing(t, "no Ceph on this machine: "+err.Error())
-		}
-	}
-}
-
-// Missing skips a test for want of something, or fails it where
-// DISTCI_REQUIRE names ceph.
-func Missing(t testing.TB, what string) {
-	t.Helper()
-	if slices.Contains(strings.FieldsFunc(os.Getenv("DISTCI_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), "ceph") {
-		t.Fatal(what + "; DISTCI_REQUIRE names ceph")
-	}
-	t.Skip(what)
+	need.Programs(t, "ceph", programs...)
 }
 
 // Pool is the name of the pool that a cluster has.

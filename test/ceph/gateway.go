@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"testing"
 	"time"
+
+	"github.com/distci/distci/test/need"
 )
 
 // Gateway is Ceph's S3 server.
@@ -23,11 +24,7 @@ const gatewayName = "client.rgw"
 // waits until that serves.
 func StartGateway(t testing.TB) (*Cluster, *Gateway) {
 	t.Helper()
-	for _, program := range []string{"radosgw", "radosgw-admin"} {
-		if _, err := exec.LookPath(program); err != nil {
-			Missing(t, "no S3 gateway of Ceph on this machine: "+err.Error())
-		}
-	}
+	need.Programs(t, "ceph", "radosgw", "radosgw-admin")
 	c := Start(t, Options{})
 	port := freePort()
 	g := &Gateway{URL: fmt.Sprintf("http://127.0.0.1:%d", port), AccessKey: "ciaccess", SecretKey: "cisecretcisecret"}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/distci/distci/test/lab"
+	"github.com/distci/distci/test/need"
 )
 
 // TestPrograms: the programs have no C in them, and become those that were
@@ -39,7 +40,7 @@ func TestPrograms(t *testing.T) {
 		t.Errorf("without a program with Ceph: status %d: %s", status, out)
 	}
 	if err := build("1", "ceph", "distci-buildctl-ceph"); err != nil {
-		Missing(t, "no librados to build with: "+err.Error())
+		need.Missing(t, "ceph", "no librados to build with: "+err.Error())
 	}
 	job := `{"job_id":"j","tasks":[{"type":"execute-shell","params":{"script":"true"}}]}`
 	if out, status := run(job, "job", "set", "-"); status != 0 {

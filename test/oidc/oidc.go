@@ -17,9 +17,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
+
+	"github.com/distci/distci/test/need"
 )
 
 // version is that of oidc-provider, as in package.json and test/prepare.sh.
@@ -82,10 +83,10 @@ func Start(t testing.TB) *Provider {
 	}
 	p := &Provider{ClientID: "distci", People: People, ClientSecret: "a+secret/with=odd:letters%20", folder: filepath.Join(cache, "distci-test", "oidc-provider-"+version)}
 	if p.node, err = exec.LookPath("node"); err != nil {
-		missing(t, "no node on this machine")
+		need.Missing(t, "oidc", "no node on this machine")
 	}
 	if _, err := os.Stat(filepath.Join(p.folder, "node_modules", "oidc-provider")); err != nil {
-		missing(t, "no oidc-provider on this machine; DISTCI_REQUIRE=oidc test/prepare.sh installs it")
+		need.Missing(t, "oidc", "no oidc-provider on this machine; DISTCI_REQUIRE=oidc test/prepare.sh installs it")
 	}
 	p.script = filepath.Join(t.TempDir(), "provider.mjs")
 	if err := os.WriteFile(p.script, script, 0o600); err != nil {
@@ -94,14 +95,6 @@ func Start(t testing.TB) *Provider {
 	p.start(t, "0")
 	t.Cleanup(p.Stop)
 	return p
-}
-
-func missing(t testing.TB, what string) {
-	t.Helper()
-	if slices.Contains(strings.FieldsFunc(os.Getenv("DISTCI_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), "oidc") {
-		t.Fatal(what + "; DISTCI_REQUIRE names oidc")
-	}
-	t.Skip(what)
 }
 
 func (p *Provider) start(t testing.TB, port string) {

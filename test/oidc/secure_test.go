@@ -5,10 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +16,7 @@ import (
 	"github.com/distci/distci/lib/api"
 	"github.com/distci/distci/lib/cluster"
 	"github.com/distci/distci/lib/web"
+	"github.com/distci/distci/test/chromium"
 	oidctest "github.com/distci/distci/test/oidc"
 )
 
@@ -27,13 +25,6 @@ import (
 // sends what proves that a form is ours. Only a browser shows that.
 func TestSecureCookies(t *testing.T) {
 	p, dir := oidctest.Start(t), t.TempDir()
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		if slices.Contains(strings.Split(os.Getenv("DISTCI_REQUIRE"), ","), "browser") {
-			t.Fatal("there is no chromium; DISTCI_REQUIRE names browser")
-		}
-		t.Skip("there is no chromium")
-	}
 	log := slog.New(slog.DiscardHandler)
 	cl, err := cluster.Open(t.Context(), cluster.Options{Coord: "local:" + filepath.Join(dir, "coord.db"), Store: "dir:" + filepath.Join(dir, "store"), Session: time.Minute, Log: log})
 	if err != nil {
@@ -67,16 +58,8 @@ func TestSecureCookies(t *testing.T) {
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
 
-	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("ignore-certificate-errors", true))
-	if os.Getuid() == 0 {
-		options = append(options, chromedp.NoSandbox)
-	}
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
-	defer cancel()
-	ctx, cancel = chromedp.NewContext(ctx)
-	defer cancel()
-	ctx, cancel = context.WithTimeout(ctx, 2*time.Minute) // for a test that hangs
+	ctx := chromium.Start(t, chromedp.Flag("ignore-certificate-errors", true))
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // for a test that hangs
 	defer cancel()
 	if err := chromedp.Do(ctx,
 		chromedp.Navigate(public+"/ui"),

@@ -3,29 +3,14 @@ package spine
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/test/need"
 )
-
-// needREST skips the test where the programs are not that the example needs,
-// unless DISTCI_REQUIRE asks for it.
-func needREST(t *testing.T) {
-	t.Helper()
-	for _, program := range []string{"curl", "jq", "tar"} {
-		if _, err := exec.LookPath(program); err == nil {
-			continue
-		}
-		if slices.Contains(strings.FieldsFunc(os.Getenv("DISTCI_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), "rest") {
-			t.Fatalf("there is no %s here", program)
-		}
-		t.Skipf("there is no %s here", program)
-	}
-}
 
 // url is where the frontend that was started last is.
 func (l *lab) url() string {
@@ -78,7 +63,7 @@ func (l *lab) work(job string, n ticket.Number, workers int) {
 // does the steps of a build, which moves on as if distci-claim had done them. The
 // steps run in whatever the script runs in: there is no sandbox to choose.
 func TestRESTWorker(t *testing.T) {
-	needREST(t)
+	need.Programs(t, "rest", "curl", "jq", "tar")
 	l := newLab(t)
 	l.frontend()
 	l.buildController()
@@ -114,7 +99,7 @@ func TestRESTWorker(t *testing.T) {
 // TestRESTWorkerFails: the verdict of a script is the build's; what needs the
 // step is not run.
 func TestRESTWorkerFails(t *testing.T) {
-	needREST(t)
+	need.Programs(t, "rest", "curl", "jq", "tar")
 	l := newLab(t)
 	l.frontend()
 	l.buildController()
@@ -135,7 +120,7 @@ func TestRESTWorkerFails(t *testing.T) {
 func TestRESTAndNativeWorker(t *testing.T) { inEach(t, testRESTAndNativeWorker) }
 
 func testRESTAndNativeWorker(t *testing.T, l *lab) {
-	needREST(t)
+	need.Programs(t, "rest", "curl", "jq", "tar")
 	l.frontend()
 	l.worker("native", "--label", "native")
 	l.job(`{"job_id":"mixed","tasks":[

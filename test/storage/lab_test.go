@@ -16,6 +16,7 @@ import (
 
 	cephtest "github.com/distci/distci/test/ceph"
 	testlab "github.com/distci/distci/test/lab"
+	"github.com/distci/distci/test/need"
 )
 
 // bin is the folder with the programs.
@@ -39,7 +40,7 @@ func needCeph(t *testing.T) {
 	t.Helper()
 	cephtest.Require(t)
 	if err := twins(); err != nil {
-		cephtest.Missing(t, "no librados to build with: "+err.Error())
+		need.Missing(t, "ceph", "no librados to build with: "+err.Error())
 	}
 }
 

@@ -32,7 +32,7 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	need(t)
+	needMachines(t)
 	t.Parallel()
 	im, err := makeImage()
 	if err != nil {

@@ -13,14 +13,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/distci/distci/test/need"
 	"github.com/distci/distci/test/rootfs"
 )
 
@@ -29,27 +28,22 @@ const (
 	virtiofsd = "/usr/lib/qemu/virtiofsd" // Debian 12's; its successor knows no locks between machines
 )
 
-// need skips the test where machines cannot be started, or fails it if the
+// needMachines skips the test where machines cannot be started, or fails it if the
 // environment says that they must be: DISTCI_REQUIRE names "vm". Only then are
 // machines emulated where the processor does not help, which takes minutes.
-func need(t *testing.T) {
+func needMachines(t *testing.T) {
 	t.Helper()
-	required := slices.Contains(strings.Split(os.Getenv("DISTCI_REQUIRE"), ","), "vm")
 	why := rootfs.Missing()
 	for _, p := range []string{"qemu-system-x86_64", "mmdebstrap", "genisoimage", "mke2fs", "make", virtiofsd} {
 		if _, err := exec.LookPath(p); err != nil && why == "" {
 			why = p + " is not there"
 		}
 	}
-	if why == "" && !hardware() && !required {
+	if why == "" && !hardware() && !need.Required("vm") {
 		why = "the processor lends no virtual machines here; with DISTCI_REQUIRE=vm they are emulated"
 	}
-	switch {
-	case why == "":
-	case required:
-		t.Fatalf("no machines here: %s", why)
-	default:
-		t.Skipf("no machines here: %s", why)
+	if why != "" {
+		need.Missing(t, "vm", "no machines here: "+why)
 	}
 }
 

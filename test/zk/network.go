@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/distci/distci/test/need"
 )
 
 // Network is a set of hosts: network namespaces, each with an address, joined
@@ -49,18 +51,14 @@ const namespaces = "/run/netns"
 func NewNetwork(t testing.TB) *Network {
 	t.Helper()
 	if os.Getuid() != 0 {
-		Missing(t, "only root can make network namespaces")
+		need.Missing(t, "zk", "only root can make network namespaces")
 	}
-	for _, program := range []string{"ip", "nft"} {
-		if _, err := exec.LookPath(program); err != nil {
-			Missing(t, "no network namespaces: "+err.Error())
-		}
-	}
+	need.Programs(t, "zk", "ip", "nft")
 	sweepNetworks()
 	n := &Network{t: t, prefix: fmt.Sprintf("distci-%d-%d-", os.Getpid(), networks.Add(1)), hosts: map[string]*Host{}}
 	t.Cleanup(n.Close)
 	if out, err := exec.Command("ip", "netns", "add", n.name("hub")).CombinedOutput(); err != nil {
-		Missing(t, fmt.Sprintf("no network namespaces: %v: %s", err, out))
+		need.Missing(t, "zk", fmt.Sprintf("no network namespaces: %v: %s", err, out))
 	}
 	n.ip("-n", n.name("hub"), "link", "add", "bridge", "type", "bridge")
 	n.ip("-n", n.name("hub"), "link", "set", "bridge", "up")

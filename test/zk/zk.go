@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/distci/distci/test/lab"
+	"github.com/distci/distci/test/need"
 )
 
 // script is what configures and becomes a server: the same that people use.
@@ -40,18 +41,8 @@ func Require(t testing.TB) {
 		_, err = exec.LookPath("java")
 	}
 	if err != nil {
-		Missing(t, "no ZooKeeper on this machine: "+err.Error())
+		need.Missing(t, "zk", "no ZooKeeper on this machine: "+err.Error())
 	}
-}
-
-// Missing skips a test for want of something, or fails it where
-// DISTCI_REQUIRE names zk.
-func Missing(t testing.TB, what string) {
-	t.Helper()
-	if slices.Contains(strings.FieldsFunc(os.Getenv("DISTCI_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), "zk") {
-		t.Fatal(what + "; DISTCI_REQUIRE names zk")
-	}
-	t.Skip(what)
 }
 
 // Options say what ensemble to start.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/distci/distci/test/need"
 )
 
 // bridged is a place with a network of its own, in which there is a bridge.
@@ -30,9 +32,7 @@ const (
 func newBridge(t *testing.T) *bridged {
 	t.Helper()
 	newHost(t)
-	if _, err := exec.LookPath("ip"); err != nil {
-		t.Skip(err)
-	}
+	need.Programs(t, "lxc", "ip")
 	o, err := options()
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/distci/distci/lib/sandbox/sandboxtest"
 	"github.com/distci/distci/lib/sandbox/wire"
+	"github.com/distci/distci/test/need"
 )
 
 // userVar is set in a test's process that is an ordinary user's.
@@ -42,14 +42,7 @@ type user struct {
 func newUser(t *testing.T) *user {
 	t.Helper()
 	newHost(t)
-	for _, p := range []string{"newuidmap", "newgidmap"} {
-		if _, err := exec.LookPath(p); err != nil {
-			if slices.Contains(strings.Split(os.Getenv("DISTCI_REQUIRE"), ","), "lxc") {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
+	need.Programs(t, "lxc", "newuidmap", "newgidmap")
 	o, err := options()
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/distci/distci/lib/fault"
-	cephtest "github.com/distci/distci/test/ceph"
+	"github.com/distci/distci/test/need"
 )
 
 func TestStub(t *testing.T) {
@@ -26,6 +26,6 @@ func TestLibrados(t *testing.T) {
 	cmd := exec.Command("cc", "-E", "-")
 	cmd.Stdin = strings.NewReader("#include <rados/librados.h>\n")
 	if err := cmd.Run(); err != nil {
-		cephtest.Missing(t, "no librados to build with: "+err.Error())
+		need.Missing(t, "ceph", "no librados to build with: "+err.Error())
 	}
 }
