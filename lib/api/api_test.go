@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/distci/distci/lib/ticket"
+	testlab "github.com/distci/distci/test/lab"
 )
 
 const (
@@ -190,7 +191,7 @@ func TestInterface(t *testing.T) {
 		if id == "" {
 			t.Errorf("%s: no request id", name)
 		}
-		waitFor(t, name+" in the log", func() bool { return strings.Contains(l.log.String(), "id="+id) }) // behind the reply
+		testlab.Until(t, name+" in the log", func() bool { return strings.Contains(l.log.String(), "id="+id) }) // behind the reply
 		if got.Header.Get("X-Content-Type-Options") != "nosniff" || !strings.Contains(got.Header.Get("Content-Security-Policy"), "sandbox") {
 			t.Errorf("%s: headers %v", name, got.Header)
 		}

@@ -186,6 +186,16 @@ func (l *lab) native() *queue.Claim {
 	return c
 }
 
+// finish ends the step of a claim.
+func (l *lab) finish(c *queue.Claim) {
+	l.Helper()
+	out := c.Ticket.Clone()
+	out.Finish(nil)
+	if _, err := l.repo.Commit(l.Context(), c, out, nil); err != nil {
+		l.Fatal(err)
+	}
+}
+
 // pending finds the one ticket that is pending.
 func (l *lab) pending() *ticket.Ticket {
 	l.Helper()
@@ -235,13 +245,4 @@ func (l *lab) state(job string, n int) map[string]any {
 		l.Fatal(err)
 	}
 	return reply.State
-}
-
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/workspace"
+	"github.com/distci/distci/test/lab"
 	"github.com/distci/distci/test/need"
 )
 
@@ -136,7 +137,7 @@ func TestBootstrap(t *testing.T) {
 		program(t, dir, "mmdebstrap", "echo >"+started+"; exec sleep 1000")
 		go func() {
 			defer cancel()
-			waitFor(t, func() bool { _, err := os.Stat(started); return err == nil })
+			lab.Until(t, "the recipe has started", func() bool { _, err := os.Stat(started); return err == nil })
 		}()
 		if _, _, err := build(t, ctx, s); fault.Of(err) != fault.Interrupted {
 			t.Errorf("%s: %v", fault.Of(err), err)

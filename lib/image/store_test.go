@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/distci/distci/lib/fault"
+	"github.com/distci/distci/test/lab"
 )
 
 // hangEnv makes the test binary a process that imports and never ends; its
@@ -402,7 +403,7 @@ func TestKilledImport(t *testing.T) {
 		if _, err := in.Write(archive[:part]); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, func() bool { return strings.HasSuffix(state(t, s), "tmp:1") })
+		lab.Until(t, "the import has begun", func() bool { return strings.HasSuffix(state(t, s), "tmp:1") })
 		if err := s.Remove(); err != nil { // it lives: nothing of it is removed
 			t.Error(err)
 		}
@@ -420,15 +421,6 @@ func TestKilledImport(t *testing.T) {
 			t.Error(err)
 		}
 		expect(t, s, "a sha256:1 tmp:0")
-	}
-}
-
-func waitFor(t *testing.T, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("waited for a minute")
-		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/ticket"
+	"github.com/distci/distci/test/lab"
 )
 
 // TestLine: of many idle workers a few wake for a ticket; all tickets of a
@@ -55,7 +56,7 @@ func TestLine(t *testing.T) {
 		})
 	}
 	poster, conn := open(t, f, 10*time.Second)
-	waitFor(t, "all to wait", func() bool {
+	lab.Until(t, "all to wait", func() bool {
 		names, err := conn.Children(t.Context(), lineOf(offer))
 		return err == nil && len(names) == workers && idle.Load() == workers
 	})
@@ -63,8 +64,8 @@ func TestLine(t *testing.T) {
 	if err := poster.Post(t.Context(), shell()); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the ticket to be taken", func() bool { return taken.Load() == 1 })
-	waitFor(t, "all to wait again", func() bool { return idle.Load() == workers })
+	lab.Until(t, "the ticket to be taken", func() bool { return taken.Load() == 1 })
+	lab.Until(t, "all to wait again", func() bool { return idle.Load() == workers })
 	// In front are a few, who may see the post, its claim, and new folders.
 	if n := woken.Load() - before; n > 8*front {
 		t.Errorf("%d of %d workers woke for one ticket", n, workers)
@@ -74,7 +75,7 @@ func TestLine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	waitFor(t, "the flood to be taken", func() bool { return taken.Load() == 1+flood })
+	lab.Until(t, "the flood to be taken", func() bool { return taken.Load() == 1+flood })
 }
 
 // TestLineDeath: those in front die, and those behind get the ticket that they
@@ -102,7 +103,7 @@ func TestLineDeath(t *testing.T) {
 			news <- ok && err == nil
 		}()
 	}
-	waitFor(t, "all to wait", func() bool {
+	lab.Until(t, "all to wait", func() bool {
 		names, err := conn.Children(t.Context(), lineOf(offer))
 		return err == nil && len(names) == front+behind
 	})
@@ -187,15 +188,6 @@ func TestRequeueInTurn(t *testing.T) {
 	}
 	if d := time.Since(begun); d < 4*interval {
 		t.Errorf("4 sweeps in %v, in intervals of %v", d, interval)
-	}
-}
-
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
-		}
 	}
 }
 

@@ -139,12 +139,13 @@ func (p *Proc) Status() int {
 // Until waits for a condition; the limit is for a test that hangs.
 func Until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if ok() {
-			return
+	pause := time.Millisecond
+	for end := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(pause) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain: %s", what)
 		}
+		pause = min(2*pause, 20*time.Millisecond)
 	}
-	t.Fatalf("waited in vain: %s", what)
 }
 
 // Related lists the processes that have to do with a folder: by their command

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/distci/distci/test/lab"
 )
 
 // patience is how long to wait for what is expected, or not.
@@ -150,8 +152,8 @@ func TestHosts(t *testing.T) {
 		}
 	}
 	n.Split([]string{NodeHost(leader)}, rest)
-	until(t, "the leader that was cut off gives up", func() bool { return e.Mode(leader) == "" })
-	until(t, "another leads", func() bool { l := e.Leader(); return l != 0 && l != leader })
+	lab.Until(t, "the leader that was cut off gives up", func() bool { return e.Mode(leader) == "" })
+	lab.Until(t, "another leads", func() bool { l := e.Leader(); return l != 0 && l != leader })
 	n.Heal()
 	if err := e.Await(leader); err != nil {
 		t.Fatal(err)

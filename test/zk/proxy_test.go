@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/go-zookeeper/zk"
+
+	"github.com/distci/distci/test/lab"
 )
 
 func TestProxy(t *testing.T) {
@@ -82,7 +84,7 @@ func TestProxy(t *testing.T) {
 	}
 	p.Pass()
 	p.Cut()
-	until(t, "a new connection", func() bool { return create("/again") == nil })
+	lab.Until(t, "a new connection", func() bool { return create("/again") == nil })
 	if exists("/up") {
 		t.Error("a dropped write was done")
 	}
@@ -91,7 +93,7 @@ func TestProxy(t *testing.T) {
 	conn = p.Wait(1)[0]
 	conn.Drop(false, true)
 	go func() { result <- create("/down") }()
-	until(t, "the write", func() bool { return exists("/down") })
+	lab.Until(t, "the write", func() bool { return exists("/down") })
 	conn.Cut()
 	<-result
 
@@ -99,7 +101,7 @@ func TestProxy(t *testing.T) {
 	p.Wait(1)
 	p.Delay(100 * time.Millisecond)
 	start := time.Now()
-	until(t, "a late write", func() bool { err := create("/late"); return err == nil || errors.Is(err, zk.ErrNodeExists) })
+	lab.Until(t, "a late write", func() bool { err := create("/late"); return err == nil || errors.Is(err, zk.ErrNodeExists) })
 	if d := time.Since(start); d < 200*time.Millisecond {
 		t.Errorf("the delayed write took %v", d)
 	}

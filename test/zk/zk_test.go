@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/go-zookeeper/zk"
+
+	"github.com/distci/distci/test/lab"
 )
 
 func connect(t *testing.T, servers ...string) *zk.Conn {
@@ -31,21 +33,12 @@ type silent struct{}
 
 func (silent) Printf(string, ...any) {}
 
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
 func TestEnsemble(t *testing.T) {
 	e := Start(t, Options{Nodes: 3})
 	c := connect(t, e.Servers()...)
 	create := func(path string) {
 		t.Helper()
-		until(t, "a write", func() bool {
+		lab.Until(t, "a write", func() bool {
 			_, err := c.Create(path, nil, 0, zk.WorldACL(zk.PermAll))
 			return err == nil || errors.Is(err, zk.ErrNodeExists)
 		})
@@ -183,7 +176,7 @@ func TestOrphans(t *testing.T) {
 	cmd.Process.Kill()
 	cmd.Wait()
 	for _, p := range pids {
-		until(t, "the server ends", func() bool { return !java(p) })
+		lab.Until(t, "the server ends", func() bool { return !java(p) })
 	}
 }
 
@@ -217,7 +210,7 @@ func TestScript(t *testing.T) {
 	sh("pause", leader)
 	sh("resume", leader)
 	sh("kill", leader)
-	until(t, "another leads", func() bool { l := sh("leader"); return l != "" && l != leader })
+	lab.Until(t, "another leads", func() bool { l := sh("leader"); return l != "" && l != leader })
 	sh("start")
 	if out := sh("ask", leader, "ruok"); out != "imok" {
 		t.Errorf("ruok: %q", out)

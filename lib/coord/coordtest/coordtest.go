@@ -157,14 +157,3 @@ func (c client) children(path string) []string {
 	}
 	return names
 }
-
-// waitFor waits until ok says so. The limit is generous: it only ends a test
-// that would hang.
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}

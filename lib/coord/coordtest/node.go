@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/distci/distci/lib/coord"
+	"github.com/distci/distci/test/lab"
 )
 
 func testNodes(t *testing.T, s *service) {
@@ -30,7 +31,7 @@ func testNodes(t *testing.T, s *service) {
 	if data, stat := c.get("/a"); data != "three" || stat.Version != 2 {
 		t.Errorf("after two sets: %q, version %d", data, stat.Version)
 	}
-	waitFor(t, "another connection to see it", func() bool { return other.exists("/a") })
+	lab.Until(t, "another connection to see it", func() bool { return other.exists("/a") })
 
 	c.refused(0, coord.ErrNodeExists, coord.Create("/a", nil))
 	c.refused(0, coord.ErrNodeExists, coord.Create("/", nil))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/distci/distci/lib/coord"
+	"github.com/distci/distci/test/lab"
 )
 
 // The environment of the test binary when it is run as another process.
@@ -194,7 +195,7 @@ func (s *service) hold(c client) *process {
 	if got := p.hear(); got != "held" {
 		s.t.Fatalf("the holder says %q", got)
 	}
-	waitFor(s.t, "the claim", func() bool { return c.exists("/claim") })
+	lab.Until(s.t, "the claim", func() bool { return c.exists("/claim") })
 	return p
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/distci/distci/lib/coord"
+	"github.com/distci/distci/test/lab"
 )
 
 func testEphemeralClose(t *testing.T, s *service) {
@@ -27,7 +28,7 @@ func testEphemeralClose(t *testing.T, s *service) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the ephemeral nodes to go", func() bool { return !other.exists("/e") && !other.exists("/p/f") })
+	lab.Until(t, "the ephemeral nodes to go", func() bool { return !other.exists("/e") && !other.exists("/p/f") })
 	if !other.exists("/p") || !other.exists("/others") {
 		t.Error("more went than the session's ephemeral nodes")
 	}
@@ -60,7 +61,7 @@ func testEphemeralKilled(t *testing.T, s *service) {
 	}
 	killed := time.Now()
 	p.kill()
-	waitFor(t, "the claim to go", func() bool { return !c.exists("/claim") })
+	lab.Until(t, "the claim to go", func() bool { return !c.exists("/claim") })
 	// Its last renewal was at most half a time-out old, by any adapter.
 	if d := time.Since(killed); d < s.Timeout/4 {
 		t.Errorf("the claim went %v after its owner, whose session is %v", d, s.Timeout)
@@ -75,7 +76,7 @@ func testSessionKept(t *testing.T, s *service) {
 	if first.ID == 0 || first.Timeout <= 0 || time.Now().After(first.SafeUntil()) || first.Renewed.After(time.Now()) {
 		t.Fatalf("a new session: %+v", first)
 	}
-	waitFor(t, "two renewals", func() bool { return c.Session().Renewed.Sub(first.Renewed) > first.Timeout })
+	lab.Until(t, "two renewals", func() bool { return c.Session().Renewed.Sub(first.Renewed) > first.Timeout })
 	if now := c.Session(); now.ID != first.ID {
 		t.Errorf("session %d became %d though it was renewed", first.ID, now.ID)
 	}
@@ -125,7 +126,7 @@ func testPaused(t *testing.T, s *service) {
 	c := s.open(long)
 	p := s.hold(c)
 	p.cmd.Process.Signal(syscall.SIGSTOP)
-	waitFor(t, "the claim to go", func() bool { return !c.exists("/claim") })
+	lab.Until(t, "the claim to go", func() bool { return !c.exists("/claim") })
 	_, before := c.get("/ticket")
 	c.do(coord.CreateEphemeral("/claim", nil), coord.Set("/ticket", []byte("rival"), before.Version))
 	p.tell("go on")
@@ -185,7 +186,7 @@ func testKillMinusNine(t *testing.T, s *service) {
 		p.hear()
 		_, start := c.get("/a")
 		// At least some transactions, and each time a few more.
-		waitFor(t, "transactions", func() bool {
+		lab.Until(t, "transactions", func() bool {
 			_, now := c.get("/a")
 			return now.Version > start.Version+int32(i)
 		})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/fault"
+	testlab "github.com/distci/distci/test/lab"
 	zktest "github.com/distci/distci/test/zk"
 )
 
@@ -78,15 +79,6 @@ func (l *lab) exists(path string) bool {
 	return err == nil
 }
 
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
 // TestLostAnswer: a transaction that was carried out and whose answer was lost
 // has an unknown outcome, and so has one that was lost itself. The session goes
 // on.
@@ -127,7 +119,7 @@ func TestNeverSent(t *testing.T) {
 	l := newLab(t, time.Minute)
 	l.proxy.Refuse(true)
 	l.proxy.Cut()
-	waitFor(t, "the loss", func() bool { return l.c.cur.zk.State() != zk.StateHasSession })
+	testlab.Until(t, "the loss", func() bool { return l.c.cur.zk.State() != zk.StateHasSession })
 	done := make(chan error, 2)
 	go func() {
 		_, err := l.c.Txn(context.Background(), coord.Create("/n", nil))
@@ -137,7 +129,7 @@ func TestNeverSent(t *testing.T) {
 		_, err := l.c.Children(context.Background(), "/")
 		done <- err
 	}()
-	waitFor(t, "two rounds of refusals", func() bool { // the library then says that it has not sent what waits
+	testlab.Until(t, "two rounds of refusals", func() bool { // the library then says that it has not sent what waits
 		l.c.cur.mu.Lock()
 		defer l.c.cur.mu.Unlock()
 		return len(l.c.cur.problems) > 0
@@ -189,7 +181,7 @@ func TestExpiry(t *testing.T) {
 	}
 	l.proxy.Pass()
 	l.proxy.Cut()
-	waitFor(t, "a new session", func() bool { id := l.c.Session().ID; return id != 0 && id != old.ID })
+	testlab.Until(t, "a new session", func() bool { id := l.c.Session().ID; return id != 0 && id != old.ID })
 	select {
 	case <-node.C():
 	case <-time.After(time.Minute):
@@ -201,7 +193,7 @@ func TestExpiry(t *testing.T) {
 	if l.exists("/late") {
 		t.Error("a transaction of the old session was done in the new one")
 	}
-	waitFor(t, "the news", func() bool { return strings.Contains(l.log.String(), "service is back") })
+	testlab.Until(t, "the news", func() bool { return strings.Contains(l.log.String(), "service is back") })
 	for _, text := range []string{"lost the coordination service", "service is back"} {
 		if n := strings.Count(l.log.String(), text); n != 1 {
 			t.Errorf("%q is said %d times:\n%s", text, n, l.log)
@@ -303,7 +295,7 @@ func TestMinority(t *testing.T) {
 	}
 	paused := time.Now()
 	reads := 0
-	waitFor(t, "the session to be taken for unsafe", func() bool {
+	testlab.Until(t, "the session to be taken for unsafe", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		if _, err := c.Children(ctx, "/"); err == nil {
@@ -323,7 +315,7 @@ func TestMinority(t *testing.T) {
 			e.Resume(n)
 		}
 	}
-	waitFor(t, "the service to be back", func() bool {
+	testlab.Until(t, "the service to be back", func() bool {
 		s := c.Session()
 		return s.ID != 0 && time.Now().Before(s.SafeUntil())
 	})

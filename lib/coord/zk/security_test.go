@@ -13,6 +13,7 @@ import (
 
 	"github.com/distci/distci/lib/coord"
 	"github.com/distci/distci/lib/fault"
+	testlab "github.com/distci/distci/test/lab"
 	zktest "github.com/distci/distci/test/zk"
 )
 
@@ -61,10 +62,10 @@ func TestDigest(t *testing.T) {
 	make("/b")
 	old := c.Session().ID
 	proxy.Drop(true, true)
-	waitFor(t, "the end of the session", func() bool { return time.Since(c.Session().Renewed) > 2*short })
+	testlab.Until(t, "the end of the session", func() bool { return time.Since(c.Session().Renewed) > 2*short })
 	proxy.Pass()
 	proxy.Cut()
-	waitFor(t, "a new session", func() bool { id := c.Session().ID; return id != 0 && id != old })
+	testlab.Until(t, "a new session", func() bool { id := c.Session().ID; return id != 0 && id != old })
 	make("/c")
 
 	raw, _, err := zk.Connect(e.Servers(), time.Minute, zk.WithLogger(nolog{}))

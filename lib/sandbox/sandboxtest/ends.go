@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/distci/distci/lib/sandbox"
+	"github.com/distci/distci/test/lab"
 )
 
 // childVar holds a duration in a process that Main is to make a worker.
@@ -84,16 +85,6 @@ func sleeps(t *testing.T, word string) int {
 		}
 	}
 	return n
-}
-
-// eventually waits until ok tells true; the limit only ends a test that fails.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never came true: %s", what)
-		}
-	}
 }
 
 // cancelWhenReady runs the script and cancels it when it has printed "ready".
@@ -285,7 +276,7 @@ func testKilledWorker(t *testing.T, b *bench) {
 		cmd.Process.Kill()
 		killed := time.Now()
 		cmd.Wait()
-		eventually(t, "no process of the killed worker's program is left", func() bool { return left(t, word) == nil })
+		lab.Until(t, "no process of the killed worker's program is left", func() bool { return left(t, word) == nil })
 		t.Logf("gone after %v", time.Since(killed).Round(time.Millisecond))
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/distci/distci/test/lab"
 )
 
 func testStdin(t *testing.T, b *bench) {
@@ -126,7 +128,7 @@ func testSlowWriter(t *testing.T, b *bench) {
 			t.Errorf("got %+v, %v", r, err)
 		}
 	}()
-	eventually(t, "the program has ended", func() bool {
+	lab.Until(t, "the program has ended", func() bool {
 		_, err := os.Stat(filepath.Join(b.dir, "ended"))
 		return err == nil
 	})
