@@ -71,12 +71,12 @@ func (s *stream) changes(changes []repo.Change) error {
 
 // consoleEvents tells what is added to a build's logs.
 func (c *call) consoleEvents() error {
-	at, err := readPosition(c.r.Header.Get("Last-Event-ID"))
+	ctx := c.r.Context()
+	logs, complete, err := c.repo.Logs(ctx, c.job, c.build)
 	if err != nil {
 		return err
 	}
-	ctx := c.r.Context()
-	logs, complete, err := c.repo.Logs(ctx, c.job, c.build)
+	at, err := readPosition(c.r.Header.Get("Last-Event-ID"))
 	if err != nil {
 		return err
 	}

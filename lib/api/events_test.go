@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -84,44 +85,53 @@ func (s *source) until(name, text string) event {
 	}
 }
 
-// TestConsoleEvents follows a build's console over several connections: each
+// reader follows a build's console over several connections.
+type reader struct {
+	*lab
+	texts     map[string]string // by log
+	last, end string
+}
+
+// read reads so many events, or to the end; then the connection breaks. Each
 // byte comes once, in its place.
+func (r *reader) read(n int) {
+	r.Helper()
+	s := r.events("/jobs/j/builds/1/console", r.last)
+	defer s.stop()
+	for range n {
+		e := s.next()
+		if e.name == "end" {
+			r.end = e.data
+			return
+		}
+		var d struct {
+			Log, Text string
+			Offset    int
+		}
+		if err := json.Unmarshal([]byte(e.data), &d); err != nil || e.name != "log" || d.Offset != len(r.texts[d.Log]) {
+			r.Fatalf("%+v after %q: %v", e, r.texts, err)
+		}
+		r.texts[d.Log] += d.Text
+		if want := fmt.Sprintf("%s:%d", d.Log, len(r.texts[d.Log])); !strings.Contains(d.Text, "\ufffd") && !strings.HasPrefix(e.id, want) {
+			r.Errorf("id %q, want %q", e.id, want)
+		}
+		r.last = e.id
+	}
+}
+
+// TestConsoleEvents follows a build's console over several connections.
 func TestConsoleEvents(t *testing.T) {
 	l := newLab(t)
 	l.job("j", 2)
 	l.control()
-	texts := map[string]string{}
-	last, end := "", ""
-	read := func(n int) { // so many events, then the connection breaks
-		s := l.events("/jobs/j/builds/1/console", last)
-		defer s.stop()
-		for range n {
-			e := s.next()
-			if e.name == "end" {
-				end = e.data
-				return
-			}
-			var d struct {
-				Log, Text string
-				Offset    int
-			}
-			if err := json.Unmarshal([]byte(e.data), &d); err != nil || e.name != "log" || d.Offset != len(texts[d.Log]) {
-				t.Fatalf("%+v after %q: %v", e, texts, err)
-			}
-			texts[d.Log] += d.Text
-			if want := fmt.Sprintf("%s:%d", d.Log, len(texts[d.Log])); !strings.Contains(d.Text, "\ufffd") && !strings.HasPrefix(e.id, want) {
-				t.Errorf("id %q, want %q", e.id, want)
-			}
-			last = e.id
-		}
-	}
+	r := &reader{lab: l, texts: map[string]string{}}
 	for step := range 2 {
 		c := l.native()
 		log := l.repo.NewLog(t.Context(), "j", 1, c.Ticket.Step, 1)
 		fmt.Fprintf(log, "one of %d\n€ and \xe2\x82", step)
-		read(1)
+		r.read(1)
 		fmt.Fprintf(log, "\xac\nthree") // the rest of a character
-		read(1)
+		r.read(1)
 		if err := l.repo.AppendConsole(t.Context(), "j", 1, fmt.Appendf(nil, "console %d\n", step)); err != nil {
 			t.Fatal(err)
 		}
@@ -129,24 +139,20 @@ func TestConsoleEvents(t *testing.T) {
 		if err := log.Close(); err != nil {
 			t.Fatal(err)
 		}
-		out := c.Ticket.Clone()
-		out.Finish(nil)
-		if _, err := l.repo.Commit(t.Context(), c, out, nil); err != nil {
-			t.Fatal(err)
-		}
+		l.finish(c)
 	}
 	l.control()
-	read(100)
+	r.read(100)
 	for step := range 2 {
 		log := fmt.Sprintf("%04d.01", step)
-		if want := fmt.Sprintf("one of %d\n€ and €\nthree\nfour\ufffd\n", step); texts[log] != want {
-			t.Errorf("log %s is %q, want %q", log, texts[log], want)
+		if want := fmt.Sprintf("one of %d\n€ and €\nthree\nfour\ufffd\n", step); r.texts[log] != want {
+			t.Errorf("log %s is %q, want %q", log, r.texts[log], want)
 		}
 	}
-	if texts["console"] != "console 0\nconsole 1\n" || end != `{"status":"complete","result":"success"}` {
-		t.Errorf("the console is %q, the end %s", texts["console"], end)
+	if r.texts["console"] != "console 0\nconsole 1\n" || r.end != `{"status":"complete","result":"success"}` {
+		t.Errorf("the console is %q, the end %s", r.texts["console"], r.end)
 	}
-	if s := l.events("/jobs/j/builds/1/console", last); s.resp.StatusCode != 204 {
+	if s := l.events("/jobs/j/builds/1/console", r.last); s.resp.StatusCode != 204 {
 		t.Errorf("whoever has all gets %d", s.resp.StatusCode)
 	}
 	for _, bad := range []string{"x", "0000.01:-1", "0000.01:1,x:1", "../state:1", strings.Repeat("0000.01:1,", 900)} {
@@ -171,6 +177,44 @@ func TestConsoleEvents(t *testing.T) {
 	}
 }
 
+// TestLateLogs: logs that come into being behind what a client has read, which
+// are of later steps than the console, are not taken for ones that he has.
+func TestLateLogs(t *testing.T) {
+	l := newLab(t)
+	l.job("j", 3)
+	l.control()
+	r := &reader{lab: l, texts: map[string]string{}}
+	want := map[string]string{"console": "beside\n"}
+	for step := range 3 {
+		c := l.native()
+		if step == 1 { // 0000.01 is there
+			if err := l.repo.AppendConsole(t.Context(), "j", 1, []byte("beside\n")); err != nil {
+				t.Fatal(err)
+			}
+			r.read(2)
+			if len(r.texts) != 2 {
+				t.Fatalf("read %q", r.texts)
+			}
+		}
+		log := l.repo.NewLog(t.Context(), "j", 1, c.Ticket.Step, 1)
+		want[fmt.Sprintf("%04d.01", step)] = fmt.Sprintf("step %d\n", step)
+		fmt.Fprintf(log, "step %d\n", step)
+		if err := log.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l.finish(c)
+	}
+	l.control()
+	r.read(1)
+	r.read(100)
+	if !maps.Equal(r.texts, want) {
+		t.Errorf("read %q, want %q", r.texts, want)
+	}
+	if want := "0002.01:7,0000.01+1,console:7"; r.last != want {
+		t.Errorf("the last id is %q, want %q", r.last, want)
+	}
+}
+
 // TestBuildEvents: a build's changes, over a break of the connection, and those
 // of all builds.
 func TestBuildEvents(t *testing.T) {
@@ -188,11 +232,7 @@ func TestBuildEvents(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	s.stop()
-	out := c.Ticket.Clone()
-	out.Finish(nil)
-	if _, err := l.repo.Commit(t.Context(), c, out, nil); err != nil {
-		t.Fatal(err)
-	}
+	l.finish(c)
 	s = l.events("/jobs/j/builds/1/events", s.last)
 	s.until("step", `"result":"success"`)
 	tag := s.last

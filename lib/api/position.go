@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -14,17 +15,25 @@ import (
 )
 
 // position is how far in a build's logs a client has read. As text it is the id
-// of an event: the log and the byte behind it, as "0001.01:4096"; the logs before
-// that one, in their order, it has, and of those after it nothing but what is
-// said behind a comma: "0001.01:4096,console:17".
+// of an event: the log that was read last and the byte behind it, and then the
+// others, each with its bytes or, if it was complete, without; those of steps
+// that follow one another are one: "0004.01:4096,0000.01+3,console:17".
 type position struct {
-	log    string // "": nothing was read
-	offset int64
-	others map[string]int64
+	log    string           // "": nothing was read
+	offset int64            // in log
+	ended  bool             // log is complete
+	others map[string]int64 // complete: all of it
+	text   string           // of others
 }
 
-// maxPosition bounds the text of a position that is read.
-const maxPosition = 4 << 10
+// complete is the offset of a log that was read and gets no more.
+const complete = -1
+
+// Bounds of a position as text, and of the logs that it names.
+const (
+	maxPosition = 4 << 10
+	maxLogs     = 10_000
+)
 
 func readPosition(s string) (p position, err error) {
 	if s == "" {
@@ -36,25 +45,73 @@ func readPosition(s string) (p position, err error) {
 	}
 	p.others = map[string]int64{}
 	for i, part := range strings.Split(s, ",") {
-		log, digits, _ := strings.Cut(part, ":")
-		var offset int64
-		if !isLog(log) || !number(digits, &offset) {
+		var offset, more int64 = complete, 0
+		log, digits, partly := strings.Cut(part, ":")
+		if partly && !number(digits, &offset) {
+			return position{}, bad
+		}
+		log, digits, several := strings.Cut(log, "+")
+		if several && (partly || !number(digits, &more)) || more > maxLogs || !isLog(log) || i == 0 && !partly {
 			return position{}, bad
 		}
 		if i == 0 {
 			p.log, p.offset = log, offset
-		} else {
+			continue
+		}
+		p.others[log] = offset
+		for ; more > 0; more-- {
+			if log = following(log); log == "" || len(p.others) >= maxLogs {
+				return position{}, bad
+			}
 			p.others[log] = offset
 		}
 	}
+	delete(p.others, p.log)
+	p.text = textOf(p.others)
 	return p, nil
 }
 
+// following is the log of the step after that of log, of as many attempts; ""
+// if its step has no number.
+func following(log string) string {
+	step, attempt, _ := strings.Cut(log, ".")
+	n, err := strconv.Atoi(step)
+	if err != nil || fmt.Sprintf("%04d", n) != step {
+		return ""
+	}
+	return fmt.Sprintf("%04d.%s", n+1, attempt)
+}
+
 func (p position) String() string {
+	return p.log + ":" + strconv.FormatInt(p.offset, 10) + p.text
+}
+
+// textOf is a list of logs as text, with a comma before each. What does not fit
+// into an id is left out: a client that comes again gets it once more.
+func textOf(logs map[string]int64) string {
 	var b strings.Builder
-	b.WriteString(p.log + ":" + strconv.FormatInt(p.offset, 10))
-	for _, log := range slices.Sorted(maps.Keys(p.others)) {
-		b.WriteString("," + log + ":" + strconv.FormatInt(p.others[log], 10))
+	done := map[string]bool{}
+	for _, log := range slices.Sorted(maps.Keys(logs)) {
+		if done[log] {
+			continue
+		}
+		part := "," + log
+		if offset := logs[log]; offset != complete {
+			part += ":" + strconv.FormatInt(offset, 10)
+		} else {
+			more := 0
+			for next := following(log); logs[next] == complete; next = following(next) {
+				done[next] = true
+				more++
+			}
+			if more > 0 {
+				part += "+" + strconv.Itoa(more)
+			}
+		}
+		if b.Len()+len(part) > maxPosition-256 { // room for the first
+			break
+		}
+		b.WriteString(part)
 	}
 	return b.String()
 }
@@ -62,16 +119,16 @@ func (p position) String() string {
 // read tells how many bytes of each log were read.
 func (p position) read(logs []repo.LogInfo) map[string]int64 {
 	read := map[string]int64{}
-	if p.log == "" {
-		return read
-	}
 	for _, l := range logs {
-		if l.Name < p.log {
+		if offset, ok := p.others[l.Name]; ok && offset == complete {
 			read[l.Name] = l.Size
+		} else if ok {
+			read[l.Name] = offset
 		}
 	}
-	maps.Copy(read, p.others)
-	read[p.log] = p.offset
+	if p.log != "" {
+		read[p.log] = p.offset
+	}
 	return read
 }
 
@@ -86,18 +143,35 @@ func (p position) has(logs []repo.LogInfo) bool {
 
 // move is the position after something was read up to an offset.
 func (p position) move(log string, offset int64) position {
-	others := p.others
-	if log != p.log {
-		others = maps.Clone(p.others)
-		if others == nil {
-			others = map[string]int64{}
-		}
-		if p.log > log { // else all of it is implied
-			others[p.log] = p.offset
-		}
-		maps.DeleteFunc(others, func(name string, _ int64) bool { return name <= log })
+	if log == p.log {
+		p.offset = offset
+		return p
 	}
-	return position{log, offset, others}
+	others := maps.Clone(p.others)
+	if others == nil {
+		others = map[string]int64{}
+	}
+	if p.log != "" {
+		if others[p.log] = p.offset; p.ended {
+			others[p.log] = complete
+		}
+	}
+	delete(others, log)
+	return position{log: log, offset: offset, others: others, text: textOf(others)}
+}
+
+// end is the position when a log that was read is complete.
+func (p position) end(log string) position {
+	if log == p.log {
+		p.ended = true
+		return p
+	}
+	if offset, ok := p.others[log]; ok && offset != complete {
+		p.others = maps.Clone(p.others)
+		p.others[log] = complete
+		p.text = textOf(p.others)
+	}
+	return p
 }
 
 // maxPiece bounds the text of one event, in bytes of the log.
@@ -111,8 +185,18 @@ type pieces struct {
 	rest []byte // the beginning of a character, behind at
 }
 
-// piece is called with each piece of a log; offset is where it begins.
+// piece is called with each piece of a log; offset is where it begins. One of
+// no bytes is the log's end.
 func (p *pieces) piece(log string, offset int64, b []byte) error {
+	if len(b) == 0 {
+		if log == p.at.log {
+			if err := p.flush(); err != nil {
+				return err
+			}
+		}
+		p.at = p.at.end(log)
+		return nil
+	}
 	if len(p.rest) > 0 {
 		if log != p.at.log || offset != p.at.offset+int64(len(p.rest)) {
 			if err := p.flush(); err != nil {

@@ -40,14 +40,15 @@ func (r *Repo) Follow(ctx context.Context, job string, n ticket.Number, w io.Wri
 }
 
 // FollowFrom is Follow for whoever wants to know which log a piece is of and
-// where in it: f gets them. It leaves out what read says, the bytes of each log
-// that he has.
+// where in it: f gets them. A piece of no bytes says that its log is complete;
+// it comes once. What read says is left out, the bytes of each log that he has.
 func (r *Repo) FollowFrom(ctx context.Context, job string, n ticket.Number, read map[string]int64, f func(log string, offset int64, p []byte) error) error {
 	if read = maps.Clone(read); read == nil {
 		read = map[string]int64{}
 	}
 	feed := r.feeds.open(job, n)
 	defer r.feeds.release(job, n, feed)
+	ended := map[string]bool{}
 	var s *shot
 	for {
 		var err error
@@ -67,6 +68,12 @@ func (r *Repo) FollowFrom(ctx context.Context, job string, n ticket.Number, read
 				k, err := r.copyRange(ctx, w, buildPrefix(job, n)+DirLogs+l.Name, w.at, rest)
 				read[l.Name] += k
 				if err != nil {
+					return err
+				}
+			}
+			if l.sealed && !ended[l.Name] && read[l.Name] >= l.Size {
+				ended[l.Name] = true
+				if err := f(l.Name, read[l.Name], nil); err != nil {
 					return err
 				}
 			}

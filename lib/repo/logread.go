@@ -21,6 +21,8 @@ type LogInfo struct {
 	Attempt int    `json:"attempt,omitempty"`
 	Size    int64  `json:"size"` // bytes so far
 	Live    bool   `json:"live"` // more may come
+
+	sealed bool // whoever wrote it has said that this is all
 }
 
 // Logs lists a build's logs in the order in which they are shown, and tells
@@ -42,7 +44,7 @@ func (r *Repo) Logs(ctx context.Context, job string, n ticket.Number) (logs []Lo
 	complete = b.State.Status == build.Complete
 	logs = []LogInfo{}
 	for _, l := range stored {
-		i := LogInfo{Name: l.name, Size: l.size}
+		i := LogInfo{Name: l.name, Size: l.size, sealed: l.whole()}
 		if key, attempt, ok := splitLogName(l.name); ok {
 			i.Step, i.Attempt = steps[key], attempt
 			t := b.State.Tasks[i.Step]
@@ -54,7 +56,7 @@ func (r *Repo) Logs(ctx context.Context, job string, n ticket.Number) (logs []Lo
 				return nil, false, err
 			}
 			if s != nil {
-				i.Size, i.Live = min(l.size, s.size), false
+				i.Size, i.Live, i.sealed = min(l.size, s.size), false, true
 			}
 		}
 		logs = append(logs, i)
