@@ -35,18 +35,20 @@ const (
 
 // watch shows a build on a terminal until it is finished. What it showed last
 // stays, as plain lines.
-func watch(ctx context.Context, t *os.File, c *client.Client, job string, n ticket.Number) (err error) {
+func watch(ctx context.Context, t *os.File, c *client.Client, job string, n ticket.Number) error {
 	log := &tail{most: keepLines}
 	following, stop := context.WithCancel(ctx)
-	followed := make(chan error, 1)
-	go func() { followed <- c.Follow(following, job, n, keepLines, log) }()
+	followed := make(chan struct{})
+	var lost error // of the log, when it is followed
+	go func() {
+		defer close(followed)
+		lost = c.Follow(following, job, n, keepLines, log)
+	}()
 	v := view{job: job, n: n, color: os.Getenv("NO_COLOR") == ""}
 	io.WriteString(t, enter)
 	defer func() {
 		stop()
-		if ended := <-followed; err == nil && ctx.Err() == nil {
-			err = ended
-		}
+		<-followed
 		io.WriteString(t, leave)
 		if v.state != nil {
 			io.WriteString(t, strings.Join(v.table(0, time.Now()), "\n")+"\n")
@@ -66,7 +68,8 @@ func watch(ctx context.Context, t *os.File, c *client.Client, job string, n tick
 			}
 			v.state, asked = s, time.Now()
 			if s.Status == build.Complete {
-				return nil
+				<-followed // all of its log is there
+				return lost
 			}
 		}
 		width, height, err := term.GetSize(int(t.Fd()))
@@ -79,10 +82,9 @@ func watch(ctx context.Context, t *os.File, c *client.Client, job string, n tick
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case err := <-followed: // it is complete, or cannot be followed
-			followed <- err
-			if err != nil {
-				return err
+		case <-followed: // it is complete, or cannot be followed
+			if lost != nil {
+				return lost
 			}
 			asked = time.Time{}
 			followedAll(ctx)

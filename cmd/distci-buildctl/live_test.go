@@ -246,6 +246,22 @@ func TestLive(t *testing.T) {
 	}
 }
 
+// TestLiveFinished: a build that is finished already is shown with the end of
+// its log, however soon that comes.
+func TestLiveFinished(t *testing.T) {
+	s := newStage(t, "web")
+	s.trigger("web")
+	s.controls()
+	s.step("wrong\n")(errors.New("boo"))
+	s.controls()
+	for range 20 {
+		p := s.terminal(60, 12, s.env(), "follow", "web", "1")
+		if status := p.status(); status != 70 || !strings.Contains(p.text(), "\nwrong\r\n") || !strings.Contains(p.text(), "web #1: error") {
+			t.Fatalf("status %d: %q", status, p.text())
+		}
+	}
+}
+
 // TestPlain: without colors, without a terminal that can do it, and without one
 // at all.
 func TestPlain(t *testing.T) {
