@@ -38,11 +38,25 @@ func newT(t testing.TB) *Sandbox {
 
 var nothing = sandbox.Spec{Args: []string{"/bin/true"}, Env: []string{"A=b"}, Dir: "/"}
 
-// TestIgnoredSignals: what this process ignores, as nohup(1) makes it, its
-// programs do not.
+// TestIgnoredSignals: what a process ignores from its beginning, as nohup(1)
+// makes it, its programs do not.
 func TestIgnoredSignals(t *testing.T) {
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
-	defer signal.Reset(syscall.SIGHUP, syscall.SIGINT)
+	const again = "PLAIN_TEST_IGNORES"
+	if os.Getenv(again) == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("/bin/sh", "-c", `trap "" HUP INT; exec "$0" -test.run '^TestIgnoredSignals$'`, exe)
+		cmd.Env = append(os.Environ(), again+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	if !signal.Ignored(syscall.SIGHUP) || !signal.Ignored(syscall.SIGINT) {
+		t.Fatal("nothing is ignored")
+	}
 	s := newT(t)
 	for _, n := range []int{int(syscall.SIGHUP), int(syscall.SIGINT)} {
 		spec := sandbox.Spec{Args: []string{"/bin/sh", "-c", fmt.Sprintf("kill -%d $$; exit 3", n)}, Dir: "/"}
