@@ -104,7 +104,7 @@ func (b *tab) allow(part string) {
 
 func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 	b.Helper()
-	if err := chromedp.Do(b.ctx, actions...); err != nil {
+	if err := chromium.Do(b.ctx, actions...); err != nil {
 		b.Fatal(err)
 	}
 }
@@ -161,19 +161,9 @@ func (b *tab) lacks(selector string) {
 	}
 }
 
-// click clicks on an element as a person does, who looks for it again if the
-// page makes place for another in that moment.
 func (b *tab) click(selector string) {
 	b.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(25 * time.Millisecond) {
-		err := chromedp.Do(b.ctx, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
-		if err == nil {
-			return
-		}
-		if !strings.Contains(err.Error(), "Could not find node") || time.Now().After(end) {
-			b.Fatal(err)
-		}
-	}
+	b.do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
 func quote(s string) string {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 
@@ -65,3 +67,25 @@ func Start(t testing.TB, options ...chromedp.ExecAllocatorOption) context.Contex
 	t.Cleanup(closes)
 	return ctx
 }
+
+// Do does one thing after the other as a person does, who looks for an element
+// again if the page makes place for another in that moment.
+func Do(ctx context.Context, actions ...chromedp.Action[chromedp.Void]) error {
+	end := time.Now().Add(time.Minute) // for a test that hangs
+	for _, a := range actions {
+		for {
+			err := chromedp.Do(ctx, a)
+			if err == nil {
+				break
+			}
+			if !gone.MatchString(err.Error()) || time.Now().After(end) {
+				return err
+			}
+			time.Sleep(25 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// gone is what the browser says of an element of the page before.
+var gone = regexp.MustCompile(`(?i)\bno(t find)? node\b`)

@@ -61,7 +61,7 @@ func TestSecureCookies(t *testing.T) {
 	ctx := chromium.Start(t, chromedp.Flag("ignore-certificate-errors", true))
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // for a test that hangs
 	defer cancel()
-	if err := chromedp.Do(ctx,
+	if err := chromium.Do(ctx,
 		chromedp.Navigate(public+"/ui"),
 		chromedp.SendKeys(chromedp.CSS("[name=login]"), oidctest.Ada),
 		chromedp.SendKeys(chromedp.CSS("[name=password]"), "any"),
