@@ -49,11 +49,12 @@ test: prepare
 	$(MAKE) all
 	$(MAKE) -j2 test-static $(if $(CEPH),test-ceph)
 
+# The limit is for a test that hangs, on a machine that has much else to do.
 test-static:
-	CGO_ENABLED=0 $(GO) test -count=1 ./...
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout=30m ./...
 
 test-ceph:
-	CGO_ENABLED=1 $(GO) test -count=1 -tags=ceph ./lib/store/rados
+	CGO_ENABLED=1 $(GO) test -count=1 -timeout=30m -tags=ceph ./lib/store/rados
 
 check: prepare
 	@test -z "$$(gofmt -l cmd lib test)" || { gofmt -l cmd lib test; echo 'gofmt: the files above are not formatted'; exit 1; }
