@@ -71,16 +71,21 @@ func (s *stream) changes(changes []repo.Change) error {
 
 // consoleEvents tells what is added to a build's logs.
 func (c *call) consoleEvents() error {
+	seen := c.r.Header.Get("Last-Event-ID")
+	over := seen == "end"
+	if over {
+		seen = ""
+	}
+	at, err := readPosition(seen)
+	if err != nil {
+		return err
+	}
 	ctx := c.r.Context()
 	logs, complete, err := c.repo.Logs(ctx, c.job, c.build)
 	if err != nil {
 		return err
 	}
-	at, err := readPosition(c.r.Header.Get("Last-Event-ID"))
-	if err != nil {
-		return err
-	}
-	if complete && at.has(logs) {
+	if complete && (over || at.has(logs)) {
 		return c.none()
 	}
 	return c.events(func(ctx context.Context, s *stream) error {
@@ -95,7 +100,7 @@ func (c *call) consoleEvents() error {
 		if b, err := c.repo.Build(ctx, c.job, c.build); err == nil {
 			end = ended{b.State.Status, b.State.Result}
 		}
-		return s.event("end", "", end)
+		return s.event("end", "end", end)
 	})
 }
 

@@ -101,7 +101,9 @@ func (r *reader) read(n int) {
 	for range n {
 		e := s.next()
 		if e.name == "end" {
-			r.end = e.data
+			if r.end = e.data; e.id != "end" {
+				r.Errorf("the end's id is %q", e.id)
+			}
 			return
 		}
 		var d struct {
@@ -154,6 +156,9 @@ func TestConsoleEvents(t *testing.T) {
 	}
 	if s := l.events("/jobs/j/builds/1/console", r.last); s.resp.StatusCode != 204 {
 		t.Errorf("whoever has all gets %d", s.resp.StatusCode)
+	}
+	if s := l.events("/jobs/j/builds/1/console", "end"); s.resp.StatusCode != 204 {
+		t.Errorf("whoever has seen the end gets %d", s.resp.StatusCode)
 	}
 	for _, bad := range []string{"x", "0000.01:-1", "0000.01:1,x:1", "../state:1", strings.Repeat("0000.01:1,", 900)} {
 		if s := l.events("/jobs/j/builds/1/console", bad); s.resp.StatusCode != 400 {

@@ -26,8 +26,8 @@ type position struct {
 	text   string           // of others
 }
 
-// complete is the offset of a log that was read and gets no more.
-const complete = -1
+// allRead is the offset of a log that was read and is complete.
+const allRead = -1
 
 // Bounds of a position as text, and of the logs that it names.
 const (
@@ -45,7 +45,7 @@ func readPosition(s string) (p position, err error) {
 	}
 	p.others = map[string]int64{}
 	for i, part := range strings.Split(s, ",") {
-		var offset, more int64 = complete, 0
+		var offset, more int64 = allRead, 0
 		log, digits, partly := strings.Cut(part, ":")
 		if partly && !number(digits, &offset) {
 			return position{}, bad
@@ -96,11 +96,11 @@ func textOf(logs map[string]int64) string {
 			continue
 		}
 		part := "," + log
-		if offset := logs[log]; offset != complete {
+		if offset := logs[log]; offset != allRead {
 			part += ":" + strconv.FormatInt(offset, 10)
 		} else {
 			more := 0
-			for next := following(log); logs[next] == complete; next = following(next) {
+			for next := following(log); logs[next] == allRead; next = following(next) {
 				done[next] = true
 				more++
 			}
@@ -120,7 +120,7 @@ func textOf(logs map[string]int64) string {
 func (p position) read(logs []repo.LogInfo) map[string]int64 {
 	read := map[string]int64{}
 	for _, l := range logs {
-		if offset, ok := p.others[l.Name]; ok && offset == complete {
+		if offset, ok := p.others[l.Name]; ok && offset == allRead {
 			read[l.Name] = l.Size
 		} else if ok {
 			read[l.Name] = offset
@@ -152,8 +152,9 @@ func (p position) move(log string, offset int64) position {
 		others = map[string]int64{}
 	}
 	if p.log != "" {
-		if others[p.log] = p.offset; p.ended {
-			others[p.log] = complete
+		others[p.log] = p.offset
+		if p.ended {
+			others[p.log] = allRead
 		}
 	}
 	delete(others, log)
@@ -166,9 +167,9 @@ func (p position) end(log string) position {
 		p.ended = true
 		return p
 	}
-	if offset, ok := p.others[log]; ok && offset != complete {
+	if offset, ok := p.others[log]; ok && offset != allRead {
 		p.others = maps.Clone(p.others)
-		p.others[log] = complete
+		p.others[log] = allRead
 		p.text = textOf(p.others)
 	}
 	return p

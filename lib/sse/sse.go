@@ -30,7 +30,7 @@ type Stream struct {
 func Serve(ctx context.Context, w http.ResponseWriter, r *http.Request, follow func(context.Context, *Stream) error) error {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-cache, no-transform")
+	h.Set("Cache-Control", "no-store, no-transform")
 	h.Set("X-Accel-Buffering", "no") // nginx
 	w.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {

@@ -25,6 +25,9 @@ func TestHeartbeat(t *testing.T) {
 		if got := w.Header().Get("Content-Type"); got != "text/event-stream" {
 			t.Errorf("the type is %q", got)
 		}
+		if got := w.Header().Get("Cache-Control"); got != "no-store, no-transform" { // logs are not everybody's
+			t.Errorf("caches are told %q", got)
+		}
 	})
 }
 
