@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/distci/distci/lib/fault"
 	"github.com/distci/distci/lib/queue"
 	"github.com/distci/distci/lib/repo"
+	"github.com/distci/distci/lib/ticket"
 )
 
 // Why a step is stopped.
@@ -30,73 +32,83 @@ const guardDelay = 100 * time.Millisecond
 
 // guard returns a context for the step, which is canceled when the claim can
 // no longer be relied on (before it can pass to somebody else), when the build
-// is canceled, or when its log cannot be stored or is full. The function it
-// returns ends it.
+// is canceled, or when its log cannot be stored or is full. What was done since
+// the claim may have taken longer than the claim lasted, so it may be canceled
+// from the beginning. The function that guard returns ends it.
 func (s *slot) guard(ctx context.Context, c *queue.Claim, log *repo.Log) (context.Context, func()) {
 	run, cancel := context.WithCancelCause(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		sleep(run, guardDelay)
-		changed := make(chan struct{}, 1)
-		changed <- struct{}{} // for the first look
-		for run.Err() == nil {
-			if err := s.reason(run, c, log, changed); err != nil {
-				cancel(err)
-			}
-			// The claim is judged by the clock, so the clock wakes us.
-			sleep(run, max(s.Session/20, 50*time.Millisecond))
+	every := max(s.Session/20, 50*time.Millisecond)
+	look := func() {
+		if err := reason(c, log); err != nil {
+			cancel(err)
 		}
-	}()
+	}
+	look()
+	var wg sync.WaitGroup
+	// The claim is judged by the clock, so the clock wakes us, and nothing that
+	// asks the coordination service, and may have to wait for it, is done here.
+	wg.Go(func() {
+		for sleep(run, guardDelay); run.Err() == nil; sleep(run, every) {
+			look()
+		}
+	})
+	if log != nil {
+		wg.Go(func() {
+			sleep(run, guardDelay)
+			if by := s.untilCanceled(run, c.Ticket, every); by != "" {
+				cancel(canceled{by})
+			}
+		})
+	}
 	return run, func() {
 		cancel(nil)
-		<-done
+		wg.Wait()
 	}
 }
 
-// reason finds a reason to stop the step. It looks at the build's record only
-// when that has changed.
-func (s *slot) reason(ctx context.Context, c *queue.Claim, log *repo.Log, changed chan struct{}) error {
-	if !c.Held() {
+// reason finds a reason to stop the step in what this process knows itself.
+func reason(c *queue.Claim, log *repo.Log) error {
+	switch {
+	case !c.Held():
 		return fmt.Errorf("%w: no sign of life from the coordination service in time", errLost)
-	}
-	if log == nil {
+	case log == nil:
 		return nil
-	}
-	if err := log.Err(); err != nil {
-		return err
-	}
-	if log.Full() {
+	case log.Err() != nil:
+		return log.Err()
+	case log.Full():
 		return repo.ErrLogFull
 	}
-	select {
-	case <-changed:
-	default:
-		return nil
+	return nil
+}
+
+// untilCanceled waits until the ticket's build is canceled, and tells by whom;
+// "" if ctx was done before.
+func (s *slot) untilCanceled(ctx context.Context, t *ticket.Ticket, every time.Duration) (by string) {
+	for ctx.Err() == nil && by == "" {
+		by = s.canceledBy(ctx, t, every)
 	}
-	again := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
-	watch, err := s.Repo.WatchBuild(ctx, c.Ticket.JobID, c.Ticket.BuildNumber)
+	return by
+}
+
+// canceledBy looks once at the build's record. If the build is not canceled, it
+// returns "" when there is a reason to look again, and not before the pause.
+func (s *slot) canceledBy(ctx context.Context, t *ticket.Ticket, pause time.Duration) string {
+	watch, err := s.Repo.WatchBuild(ctx, t.JobID, t.BuildNumber)
 	if err != nil {
-		again()
-		return nil
+		sleep(ctx, pause)
+		return ""
 	}
-	by, err := s.Repo.Canceled(ctx, c.Ticket.JobID, c.Ticket.BuildNumber)
-	if err == nil && by != "" {
-		watch.Stop()
-		return canceled{by}
+	defer watch.Stop()
+	by, err := s.Repo.Canceled(ctx, t.JobID, t.BuildNumber)
+	if by != "" {
+		return by
 	}
-	go func() {
-		defer watch.Stop()
+	sleep(ctx, pause)
+	if err == nil {
 		select {
 		case <-watch.C():
-			again()
 		case <-ctx.Done():
 		}
-	}()
-	return nil
+	}
+	return ""
 }

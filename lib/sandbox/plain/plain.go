@@ -54,7 +54,8 @@ type Sandbox struct {
 
 var _ sandbox.Sandbox = (*Sandbox)(nil)
 
-// New makes this process a child subreaper and returns its Sandbox.
+// New makes this process a child subreaper and returns its Sandbox, of which it
+// can have one: children that are not that one's programs are orphans to it.
 func New() (*Sandbox, error) {
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
 		return nil, fault.Errorf(fault.Config, "sandbox/plain: /proc is needed: %w", err)
