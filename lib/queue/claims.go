@@ -105,6 +105,8 @@ type Load struct {
 	// OldestAge is how many seconds ago the oldest ready ticket was posted; 0 if
 	// none is ready.
 	OldestAge float64 `json:"oldest_age"`
+	// Oldest is when that was, by the poster's clock; zero if none is ready.
+	Oldest time.Time `json:"-"`
 }
 
 // Loads tells how much there is to do for every set of capabilities that
@@ -125,12 +127,11 @@ func (q *Queue) Loads(ctx context.Context) ([]Load, error) {
 		}
 		s := parseSet(name)
 		l := Load{Capabilities: append([]string{}, s.caps...), Priority: s.priority, Running: running[name]}
-		var oldest time.Time
-		if l.Ready, oldest, err = q.ready(ctx, queueRoot+"/"+name+"/r"); err != nil {
+		if l.Ready, l.Oldest, err = q.ready(ctx, queueRoot+"/"+name+"/r"); err != nil {
 			return nil, err
 		}
-		if !oldest.IsZero() { // its id is of the poster's clock
-			l.OldestAge = max(0, time.Since(oldest).Truncate(time.Millisecond).Seconds())
+		if !l.Oldest.IsZero() {
+			l.OldestAge = max(0, time.Since(l.Oldest).Truncate(time.Millisecond).Seconds())
 		}
 		if l.Ready+l.Running > 0 {
 			loads = append(loads, l)

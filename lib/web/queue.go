@@ -3,7 +3,6 @@ package web
 import (
 	"net/http"
 	"slices"
-	"time"
 
 	"github.com/distci/distci/lib/access"
 	"github.com/distci/distci/lib/member"
@@ -13,7 +12,6 @@ import (
 // queueRow is a set of capabilities that tickets ask for.
 type queueRow struct {
 	queue.Load
-	Age     time.Duration
 	Workers int // that offer them
 }
 
@@ -35,7 +33,7 @@ func (p *Pages) Queue(w http.ResponseWriter, r *http.Request) error {
 	}
 	var data queuePage
 	for _, l := range loads {
-		row := queueRow{Load: l, Age: time.Duration(l.OldestAge * float64(time.Second))}
+		row := queueRow{Load: l}
 		for _, m := range members {
 			if m.Kind == member.Worker && offers(m.Capabilities, l.Capabilities) {
 				row.Workers++

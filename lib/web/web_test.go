@@ -154,6 +154,21 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
+// TestAges: that something waits longer is no news of the server's, as the page
+// counts the time itself.
+func TestAges(t *testing.T) {
+	l := newLab(t)
+	l.job("one", 1) // and nobody who works on it
+	resp, body := l.ask("GET", "/ui/queue")
+	if !strings.Contains(body, `data-since="20`) {
+		t.Errorf("not since when the ticket waits:\n%s", body)
+	}
+	time.Sleep(1100 * time.Millisecond)
+	if again, _ := l.ask("GET", "/ui/queue", "If-None-Match", resp.Header.Get("Etag")); again.StatusCode != 304 {
+		t.Errorf("the same page, a second later: status %d", again.StatusCode)
+	}
+}
+
 func TestCompressed(t *testing.T) {
 	l := newLab(t)
 	l.job("one", 1)
