@@ -2,6 +2,7 @@ package browser
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -198,6 +199,25 @@ func TestKeys(t *testing.T) {
 	if got := eval[string](b, "document.activeElement.className"); got != "skip" {
 		t.Errorf("the first stop is %q", got)
 	}
+}
+
+// TestQueue: for how long the oldest ticket waits is counted in the page.
+func TestQueue(t *testing.T) {
+	l := newLab(t, 0)
+	l.job("plain", nil, shell("nothing", ":"))
+	l.trigger("plain", "{}")
+	b := newTab(t, l.url)
+	b.open("/ui/queue")
+	const age = `document.querySelector("[data-since]").textContent`
+	for range 2 {
+		before := eval[string](b, age)
+		if !regexp.MustCompile(`^\d+ s$`).MatchString(before) {
+			t.Errorf("the oldest waits %q", before)
+		}
+		b.wait("the next second", age+" !== "+quote(before))
+	}
+	b.text("none") // of the workers does it
+	b.picture("waiting")
 }
 
 // TestFrontPage: a browser is shown the way, the original's clients are not.
