@@ -33,6 +33,9 @@ func (l *local) RoundTrip(req *http.Request) (*http.Response, error) {
 	w := &localWriter{header: http.Header{}, pipe: pw, begun: make(chan struct{})}
 	l.running.Go(func() {
 		err := serve(l.handler, w, r)
+		if err == nil { // a handler that was told to stop may have left out what was to come
+			err = ctx.Err()
+		}
 		w.end(err)
 		r.Body.Close()
 	})

@@ -81,6 +81,26 @@ func TestUploadOfAnotherSize(t *testing.T) {
 	})
 }
 
+// TestHandlerIsStopped: a handler that returns because the request was canceled
+// has not answered, whatever it has written.
+func TestHandlerIsStopped(t *testing.T) {
+	for _, said := range []string{"", "{", "{}"} {
+		for range 2000 { // it is a race
+			ctx, cancel := context.WithCancel(t.Context())
+			c := Over(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if said != "" {
+					io.WriteString(w, said)
+				}
+				cancel()
+			}))
+			if _, err := c.Job(ctx, "j"); fault.Of(err) != fault.Interrupted {
+				t.Fatalf("after %q: %v", said, err)
+			}
+			c.Close()
+		}
+	}
+}
+
 // TestHandlers: what a handler does wrong is what a server's fault would be.
 func TestHandlers(t *testing.T) {
 	for name, tt := range map[string]struct {
