@@ -56,6 +56,7 @@ func (s *slot) guard(ctx context.Context, c *queue.Claim, log *repo.Log) (contex
 		wg.Go(func() {
 			sleep(run, guardDelay)
 			if by := s.untilCanceled(run, c.Ticket, every); by != "" {
+				look() // a build that others have brought to its end is gone, too
 				cancel(canceled{by})
 			}
 		})

@@ -66,6 +66,19 @@ func (o *outage) call(ctx context.Context, method, path string) (coord.Conn, err
 	return o.present(), nil
 }
 
+// goes waits for the first call that waits.
+func (o *outage) goes() {
+	o.s.Helper()
+	lab.Until(o.s, "the connection is away", func() bool {
+		select {
+		case <-o.gone:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
 // claimed is how many claims were made.
 func (o *outage) claimed() int {
 	o.mu.Lock()
@@ -147,7 +160,7 @@ until test -e `+s.path("go")+`; do sleep 0.01; done`)
 	var log said
 	s.work("first", r, time.Second, &log)
 	s.trigger(other, "job")
-	<-o.gone
+	o.goes()
 	o.expire()
 	s.work("second", other, time.Second, t.Output())
 	lab.Until(t, "another worker has begun the step", func() bool { return s.lines(ran) > 0 })
@@ -165,22 +178,62 @@ until test -e `+s.path("go")+`; do sleep 0.01; done`)
 func TestClaimLostWhileAsking(t *testing.T) {
 	s := newSite(t)
 	other := s.repo(s.connect())
-	s.putJob(other, "job", `mkdir `+s.path("first")+` 2>/dev/null || exit 0
-exec sleep 600`)
+	s.putJob(other, "job", s.onceForever())
 	o := s.outage()
-	o.at = func(method, path string) bool {
-		_, err := os.Stat(s.path("first")) // the step runs
-		return err == nil && method == "WatchNode" && strings.HasPrefix(path, "/builds/")
-	}
+	o.at = asking
 	r := s.repo(o)
 	var log said
 	s.work("first", r, time.Second, &log)
 	s.trigger(other, "job")
-	<-o.gone
+	o.hangs()
 	o.expire()
 	lab.Until(t, "the step is stopped", func() bool { return log.has(stopped) })
 	close(o.back)
 	s.succeeds(other, "job")
+}
+
+// TestClaimLostAndBuildOver: a build that others have brought to its end in the
+// meantime is not taken for canceled.
+func TestClaimLostAndBuildOver(t *testing.T) {
+	s := newSite(t)
+	other := s.repo(s.connect())
+	s.putJob(other, "job", s.onceForever())
+	o := s.outage()
+	o.at = asking
+	r := s.repo(o)
+	var log said
+	s.work("first", r, 10*time.Minute, &log) // it looks after its claim every 30 s
+	s.trigger(other, "job")
+	o.hangs()
+	o.expire()
+	s.work("second", other, time.Second, t.Output())
+	s.succeeds(other, "job")
+	close(o.back)
+	lab.Until(t, "the step is stopped", func() bool { return log.has("ticket") })
+	if !log.has(stopped) {
+		t.Errorf("it says:\n%s", &log.b)
+	}
+}
+
+// onceForever is a script that comes to its end only when it runs again.
+func (s *site) onceForever() string {
+	return `mkdir ` + s.path("first") + ` 2>/dev/null || exit 0
+exec sleep 600`
+}
+
+// asking is true when a worker whose step runs asks whether it was canceled.
+func asking(method, path string) bool {
+	return method == "WatchNode" && strings.HasPrefix(path, "/builds/")
+}
+
+// hangs waits until the step of onceForever runs, and its worker asks.
+func (o *outage) hangs() {
+	o.s.Helper()
+	o.goes()
+	lab.Until(o.s, "the step runs", func() bool {
+		_, err := os.Stat(o.s.path("first"))
+		return err == nil
+	})
 }
 
 func (s *site) trigger(r *repo.Repo, job string) {
