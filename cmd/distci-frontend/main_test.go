@@ -11,12 +11,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/distci/distci/test/lab"
 )
 
 // TestMain makes this program the command as well, for the tests to start.
@@ -27,32 +28,14 @@ func TestMain(m *testing.M) {
 // process is a running frontend.
 type process struct {
 	*exec.Cmd
-	stderr *buffer
+	stderr *lab.Buffer
 	done   chan struct{}
-}
-
-// buffer is written by one and read by another.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // start starts a frontend of the cluster that is in a folder.
 func start(t *testing.T, dir string, args ...string) *process {
 	t.Helper()
-	p := &process{Cmd: exec.Command(name, args...), stderr: &buffer{}, done: make(chan struct{})}
+	p := &process{Cmd: exec.Command(name, args...), stderr: &lab.Buffer{}, done: make(chan struct{})}
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "DISTCI_") {
 			p.Env = append(p.Env, e)

@@ -1,7 +1,6 @@
 package api_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +21,7 @@ import (
 	"github.com/distci/distci/lib/ticket"
 	"github.com/distci/distci/lib/web"
 	"github.com/distci/distci/lib/workspace"
+	testlab "github.com/distci/distci/test/lab"
 )
 
 // lab is a cluster in a folder, with a frontend.
@@ -31,14 +30,14 @@ type lab struct {
 	repo *repo.Repo
 	url  string
 	dir  string
-	log  *syncBuffer
+	log  *testlab.Buffer
 	done chan struct{} // closed: the frontend is to end
 }
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
 	dir := t.TempDir()
-	log := &syncBuffer{}
+	log := &testlab.Buffer{}
 	cl, err := cluster.Open(t.Context(), cluster.Options{Coord: "local:" + filepath.Join(dir, "coord.db"), Store: "dir:" + filepath.Join(dir, "store"), Session: time.Minute, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -57,23 +56,6 @@ func newLab(t testing.TB) *lab {
 	t.Cleanup(srv.Close)
 	l.url = srv.URL
 	return l
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 // reply is what came back.

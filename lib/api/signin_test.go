@@ -21,6 +21,7 @@ import (
 	"github.com/distci/distci/lib/api"
 	"github.com/distci/distci/lib/cluster"
 	"github.com/distci/distci/lib/web"
+	testlab "github.com/distci/distci/test/lab"
 	oidctest "github.com/distci/distci/test/oidc"
 )
 
@@ -31,7 +32,7 @@ type door struct {
 	provider *oidctest.Provider
 	url      string   // of the balancer
 	each     []string // of the frontends
-	log      *syncBuffer
+	log      *testlab.Buffer
 	audit    *records
 	clock    atomic.Int64 // what is added to the time
 }
@@ -62,7 +63,7 @@ func (r *records) last(action string) access.Record {
 // newDoor starts frontends. The options may be changed before.
 func newDoor(t testing.TB, p *oidctest.Provider, change func(*access.OIDCOptions)) *door {
 	t.Helper()
-	d := &door{TB: t, provider: p, log: &syncBuffer{}, audit: &records{}}
+	d := &door{TB: t, provider: p, log: &testlab.Buffer{}, audit: &records{}}
 	dir := t.TempDir()
 	log := slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	rules, err := access.ParseRules([]byte(oidctest.Rules))

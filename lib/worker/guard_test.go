@@ -123,24 +123,6 @@ func (o *outage) WatchChildren(ctx context.Context, path string) (coord.Watch, e
 func (o *outage) Session() coord.Session { return o.present().Session() }
 func (o *outage) Close() error           { return o.present().Close() }
 
-// said is what a worker has logged.
-type said struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *said) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(b)
-}
-
-func (s *said) has(what string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return strings.Contains(s.b.String(), what)
-}
-
 const stopped = "can no longer be relied on"
 
 // TestClaimLostBeforeStep: a worker that has claimed a step loses the
@@ -157,7 +139,7 @@ until test -e `+s.path("go")+`; do sleep 0.01; done`)
 	// it was canceled.
 	o.at = func(method, path string) bool { return o.claimed() == 2 && method == "Get" }
 	r := s.repo(o)
-	var log said
+	var log lab.Buffer
 	s.work("first", r, time.Second, &log)
 	s.trigger(other, "job")
 	o.goes()
@@ -165,7 +147,7 @@ until test -e `+s.path("go")+`; do sleep 0.01; done`)
 	s.work("second", other, time.Second, t.Output())
 	lab.Until(t, "another worker has begun the step", func() bool { return s.lines(ran) > 0 })
 	close(o.back)
-	lab.Until(t, "the first worker has given up", func() bool { return log.has(stopped) })
+	lab.Until(t, "the first worker has given up", func() bool { return strings.Contains(log.String(), stopped) })
 	s.touch("go")
 	s.succeeds(other, "job")
 	if n := s.lines(ran); n != 1 {
@@ -178,16 +160,8 @@ until test -e `+s.path("go")+`; do sleep 0.01; done`)
 func TestClaimLostWhileAsking(t *testing.T) {
 	s := newSite(t)
 	other := s.repo(s.connect())
-	s.putJob(other, "job", s.onceForever())
-	o := s.outage()
-	o.at = asking
-	r := s.repo(o)
-	var log said
-	s.work("first", r, time.Second, &log)
-	s.trigger(other, "job")
-	o.hangs()
-	o.expire()
-	lab.Until(t, "the step is stopped", func() bool { return log.has(stopped) })
+	o, log := s.lost(other, time.Second)
+	lab.Until(t, "the step is stopped", func() bool { return strings.Contains(log.String(), stopped) })
 	close(o.back)
 	s.succeeds(other, "job")
 }
@@ -197,43 +171,36 @@ func TestClaimLostWhileAsking(t *testing.T) {
 func TestClaimLostAndBuildOver(t *testing.T) {
 	s := newSite(t)
 	other := s.repo(s.connect())
-	s.putJob(other, "job", s.onceForever())
-	o := s.outage()
-	o.at = asking
-	r := s.repo(o)
-	var log said
-	s.work("first", r, 10*time.Minute, &log) // it looks after its claim every 30 s
-	s.trigger(other, "job")
-	o.hangs()
-	o.expire()
+	o, log := s.lost(other, 10*time.Minute) // it looks after its claim every 30 s
 	s.work("second", other, time.Second, t.Output())
 	s.succeeds(other, "job")
 	close(o.back)
-	lab.Until(t, "the step is stopped", func() bool { return log.has("ticket") })
-	if !log.has(stopped) {
-		t.Errorf("it says:\n%s", &log.b)
+	lab.Until(t, "the step is stopped", func() bool { return strings.Contains(log.String(), "ticket") })
+	if !strings.Contains(log.String(), stopped) {
+		t.Errorf("it says:\n%s", log.String())
 	}
 }
 
-// onceForever is a script that comes to its end only when it runs again.
-func (s *site) onceForever() string {
-	return `mkdir ` + s.path("first") + ` 2>/dev/null || exit 0
-exec sleep 600`
-}
-
-// asking is true when a worker whose step runs asks whether it was canceled.
-func asking(method, path string) bool {
-	return method == "WatchNode" && strings.HasPrefix(path, "/builds/")
-}
-
-// hangs waits until the step of onceForever runs, and its worker asks.
-func (o *outage) hangs() {
-	o.s.Helper()
+// lost starts a worker on a job whose step comes to its end only when it runs
+// again, and ends its session while the step runs and it asks whether the build
+// was canceled.
+func (s *site) lost(other *repo.Repo, pace time.Duration) (*outage, *lab.Buffer) {
+	s.Helper()
+	first := s.path("first")
+	s.putJob(other, "job", "mkdir "+first+" 2>/dev/null || exit 0\nexec sleep 600")
+	o, log := s.outage(), &lab.Buffer{}
+	o.at = func(method, path string) bool {
+		return method == "WatchNode" && strings.HasPrefix(path, "/builds/")
+	}
+	s.work("first", s.repo(o), pace, log)
+	s.trigger(other, "job")
 	o.goes()
-	lab.Until(o.s, "the step runs", func() bool {
-		_, err := os.Stat(o.s.path("first"))
+	lab.Until(s, "the step runs", func() bool {
+		_, err := os.Stat(first)
 		return err == nil
 	})
+	o.expire()
+	return o, log
 }
 
 func (s *site) trigger(r *repo.Repo, job string) {

@@ -1,7 +1,6 @@
 package zk
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -31,24 +29,7 @@ type lab struct {
 	proxy *zktest.Proxy
 	c     *conn // through the proxy
 	sure  *conn // without
-	log   *syncBuffer
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
+	log   *testlab.Buffer
 }
 
 func connect(t *testing.T, timeout time.Duration, log io.Writer, servers ...string) *conn {
@@ -64,7 +45,7 @@ func connect(t *testing.T, timeout time.Duration, log io.Writer, servers ...stri
 func newLab(t *testing.T, timeout time.Duration) *lab {
 	zktest.Require(t)
 	e := zktest.Start(t, zktest.Options{})
-	l := &lab{t: t, e: e, proxy: zktest.NewProxy(t, e.Servers()[0]), log: &syncBuffer{}}
+	l := &lab{t: t, e: e, proxy: zktest.NewProxy(t, e.Servers()[0]), log: &testlab.Buffer{}}
 	l.sure = connect(t, time.Minute, io.Discard, e.Servers()...)
 	l.c = connect(t, timeout, l.log, l.proxy.Addr())
 	return l

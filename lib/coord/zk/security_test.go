@@ -26,10 +26,10 @@ func authFile(t *testing.T, text string) string {
 	return path
 }
 
-func dial(t *testing.T, a Address, log *syncBuffer, timeout time.Duration) (*conn, error) {
+func dial(t *testing.T, a Address, log *testlab.Buffer, timeout time.Duration) (*conn, error) {
 	t.Helper()
 	if log == nil {
-		log = &syncBuffer{}
+		log = &testlab.Buffer{}
 	}
 	c, err := Open(t.Context(), a, Options{SessionTimeout: timeout, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
@@ -101,7 +101,7 @@ func TestDigest(t *testing.T) {
 func TestOpenCluster(t *testing.T) {
 	zktest.Require(t)
 	e := zktest.Start(t, zktest.Options{})
-	log := &syncBuffer{}
+	log := &testlab.Buffer{}
 	for _, auth := range []string{"", authFile(t, "ci:secret")} {
 		if _, err := dial(t, Address{Servers: e.Servers(), Path: "/ci", AuthFile: auth}, log, short); err != nil {
 			t.Fatal(err)
