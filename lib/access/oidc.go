@@ -75,7 +75,7 @@ func NewOIDC(o OIDCOptions) (*OIDC, error) {
 // checkURL refuses to carry tokens and cookies in the open.
 func checkURL(s string) error {
 	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || strings.ContainsAny(s, "?#") {
 		return fault.Errorf(fault.Config, "%.300q: expected https://…", s)
 	}
 	ip := net.ParseIP(u.Hostname())

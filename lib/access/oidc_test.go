@@ -451,7 +451,7 @@ func TestDescription(t *testing.T) {
 	}
 	s := newSessions(t, sim.New(time.Now).Open(), newClock())
 	for _, k := range []OIDCOptions{
-		{Issuer: "http://provider.example", ClientID: "x"}, {Issuer: "nonsense", ClientID: "x"}, {Issuer: "", ClientID: "x"}, {Issuer: "https://provider.example", ClientID: ""},
+		{Issuer: "http://provider.example", ClientID: "x"}, {Issuer: "https://provider.example?", ClientID: "x"}, {Issuer: "nonsense", ClientID: "x"}, {Issuer: "", ClientID: "x"}, {Issuer: "https://provider.example", ClientID: ""},
 	} {
 		k.Sessions, k.Rules = s, devs
 		if _, err := NewOIDC(k); fault.Of(err) != fault.Config {

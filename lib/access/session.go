@@ -83,7 +83,7 @@ func NewSessions(o SessionOptions) (*Sessions, error) {
 	}
 	u, err := url.Parse(o.URL)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil ||
-		u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
+		u.Path != "" && u.Path != "/" || strings.ContainsAny(o.URL, "?#") {
 		return nil, fault.Errorf(fault.Config, "URL %.300q: expected https://host or https://host:port", o.URL)
 	}
 	ring := &keyring{store: o.Store, life: o.Life, now: o.Now}

@@ -434,7 +434,7 @@ func TestSameOrigin(t *testing.T) {
 
 // TestSessionOptions: what is not a URL of frontends.
 func TestSessionOptions(t *testing.T) {
-	for _, u := range []string{"", "ci.example.org", "ftp://x", "https://", "https://x/path", "https://user@x", "https://x?q", "https://x#f", "://"} {
+	for _, u := range []string{"", "ci.example.org", "ftp://x", "https://", "https://x/path", "https://user@x", "https://x?q", "https://x?", "https://x#f", "https://x/#", "://"} {
 		if _, err := NewSessions(SessionOptions{URL: u}); fault.Of(err) != fault.Config {
 			t.Errorf("%q: %v", u, err)
 		}

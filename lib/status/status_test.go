@@ -137,6 +137,8 @@ func TestRefusals(t *testing.T) {
 		{"a query", func(r *build.Report) { r.Repository = "o/r?x" }, "", nil, fault.BadTicket, "expected owner/name"},
 		{"no commit", func(r *build.Report) { r.Commit = "main" }, "", nil, fault.BadTicket, "expected 40 or 64 hex digits"},
 		{"a password in the address", func(r *build.Report) { r.URL = "http://u:p@h/" }, "", nil, fault.BadTicket, "expected the address of an API"},
+		{"an address that ends as a query", func(r *build.Report) { r.URL += "?" }, "", nil, fault.BadTicket, "expected the address of an API"},
+		{"an address that ends as a fragment", func(r *build.Report) { r.URL += "#" }, "", nil, fault.BadTicket, "expected the address of an API"},
 		{"no forge", func(r *build.Report) { r.Forge = "sourcehut" }, "", nil, fault.BadTicket, "expected github, gitlab or gitea"},
 		{"it will not have it", nil, statustest.Token, &statustest.Answer{Code: 422, Body: `{"message": "no\u001b[2J ` + statustest.Token + `"}`}, fault.BadTicket, "will not have it (422): no [2J ***"},
 		{"it is elsewhere", nil, statustest.Token, &statustest.Answer{Code: 302, Header: http.Header{"Location": {"https://elsewhere/"}}}, fault.Config, `redirects (302) to "https://elsewhere/"`},
@@ -166,6 +168,7 @@ func TestRefusals(t *testing.T) {
 func FuzzPost(f *testing.F) {
 	f.Add("github", "http://h/api", "o/r", commit, "success", "t", "c", "d", `{"message": "m"}`, 201)
 	f.Add("gitlab", "https://h", "g/s/r", commit, "running", "", "", "", "", 400)
+	f.Add("github", "http://h?", "o/r", commit, "success", "", "", "", "", 201)
 	f.Add("gitea", "http://h/../x", "../..", "HEAD", "x", "javascript:", "\x00", strings.Repeat("ä", 200), "[", 302)
 	f.Fuzz(func(t *testing.T, forge, url, repository, id, state, target, name, description, answer string, code int) {
 		if code < 200 || code > 599 {

@@ -130,7 +130,7 @@ func parse(address string) (*url.URL, error) {
 		return nil, fault.Errorf(fault.Config, "client: address %q: unknown scheme (known: http://host, https://host, unix:/path)", address)
 	case u.Host == "":
 		return nil, fault.Errorf(fault.Config, "client: address %q: no host", address)
-	case u.RawQuery != "" || u.Fragment != "":
+	case strings.ContainsAny(address, "?#"):
 		return nil, fault.Errorf(fault.Config, "client: address %q: expected no query and no fragment", address)
 	}
 	return u, nil

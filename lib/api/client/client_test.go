@@ -84,6 +84,8 @@ func TestAddresses(t *testing.T) {
 		{"http://me:s3cret@host", "", "user and password"},
 		{"http://s3cret:%zz@host", "", "not a URL"},
 		{"http://host?token=1", "", "no query"},
+		{"http://host/?", "", "no query"},
+		{"http://host#", "", "no fragment"},
 		{"http://host", filepath.Join(dir, "absent"), "no such file"},
 		{"http://host", token(" \n"), "empty"},
 		{"http://host", token("s3cret\ns3cret"), "one line"},

@@ -122,7 +122,7 @@ func (a Address) withEndpoint(wrong func(string, ...any) (Address, error)) (Addr
 	if u.User != nil {
 		return wrong("credentials do not belong into its URL; expected credentials=FILE")
 	}
-	if !of(u.Host, ".[]:-") || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+	if !of(u.Host, ".[]:-") || strings.Trim(u.Path, "/") != "" || strings.ContainsAny(a.Endpoint, "?#") {
 		return wrong("option endpoint: expected https://host:port, and nothing behind it")
 	}
 	if a.CAFile != "" && u.Scheme == "http" {

@@ -42,6 +42,7 @@ func TestParseURLErrors(t *testing.T) {
 		"s3://bucket?endpoint=https://key:geheim@host":      "do not belong into its URL",
 		"s3://bucket?endpoint=https://host/geheim":          "nothing behind it",
 		"s3://bucket?endpoint=https://host?secret=geheim":   "nothing behind it",
+		"s3://bucket?endpoint=https://host?":                "nothing behind it",
 		"s3://bucket?endpoint=host:9000":                    "http://",
 		"s3://bucket?endpoint=https://":                     "https://host:port",
 		"s3://bucket?endpoint=https://host:":                "https://host:port",
