@@ -106,7 +106,7 @@ func TestChangedWhileRead(t *testing.T) {
 		"removed":                os.Remove,
 		"replaced by a link":     func(p string) error { return errors.Join(os.Remove(p), os.Symlink("/etc/passwd", p)) },
 		"replaced by a pipe":     func(p string) error { return errors.Join(os.Remove(p), unix.Mkfifo(p, 0o600)) },
-		"its directory replaced": func(p string) error { return swap(filepath.Dir(p)) },
+		"its directory replaced": func(p string) error { return swap(filepath.Dir(p), filepath.Join(t.TempDir(), "copy")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -136,14 +136,10 @@ func TestChangedWhileRead(t *testing.T) {
 	}
 }
 
-// swap puts a link to another folder, with the same names, in a directory's
+// swap puts a link to other, a new folder with the same names, in a directory's
 // place.
-func swap(dir string) error {
-	other, err := os.MkdirTemp("", "")
-	if err != nil {
-		return err
-	}
-	return errors.Join(os.CopyFS(filepath.Join(other, "copy"), os.DirFS(dir)), os.RemoveAll(dir), os.Symlink(filepath.Join(other, "copy"), dir))
+func swap(dir, other string) error {
+	return errors.Join(os.CopyFS(other, os.DirFS(dir)), os.RemoveAll(dir), os.Symlink(other, dir))
 }
 
 // asNobody runs the test once more without root's privileges, and tells
