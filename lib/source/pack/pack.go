@@ -138,7 +138,9 @@ func applyDelta(base, delta []byte) ([]byte, error) {
 		return nil, corrupt("a delta claims %d bytes", size)
 	}
 	delta = delta[n:]
-	out := make([]byte, 0, size)
+	// A delta that repeats parts of its base makes more than that; a claim alone
+	// gets no memory.
+	out := make([]byte, 0, min(size, uint64(len(base)+len(delta))))
 	for len(delta) > 0 {
 		op := delta[0]
 		delta = delta[1:]

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -164,8 +165,34 @@ func FuzzReceive(f *testing.F) {
 	})
 }
 
+// TestDeltaClaims: memory is for what a delta makes, not for what it claims.
+func TestDeltaClaims(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		delta []byte
+		want  int // bytes; -1: an error
+	}{
+		{"4 GiB of nothing", []byte("\x04\x80\x80\x80\x80\x10"), -1},
+		{"4 GiB of a few bytes", []byte("\x04\x80\x80\x80\x80\x10\x90\x04"), -1},
+		{"more than 4 GiB", []byte("\x04\x81\x80\x80\x80\x10"), -1},
+		{"the base many times", append([]byte("\x04\x90\x03"), bytes.Repeat([]byte("\x90\x04"), 100)...), 400},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		out, err := applyDelta([]byte("base"), c.delta)
+		runtime.ReadMemStats(&after)
+		if c.want < 0 && !errors.Is(err, ErrCorrupt) || c.want >= 0 && (err != nil || len(out) != c.want) {
+			t.Errorf("%s: %d bytes, %v", c.name, len(out), err)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 1<<20 {
+			t.Errorf("%s: took %d bytes of memory", c.name, took)
+		}
+	}
+}
+
 func FuzzDelta(f *testing.F) {
 	f.Add([]byte("base"), []byte("\x04\x04\x90\x04"))
+	f.Add([]byte("0"), []byte("\x01\x86\x99\xc1\xb5\n\xd0U"))
 	f.Fuzz(func(t *testing.T, base, delta []byte) {
 		if out, err := applyDelta(base, delta); err == nil && len(out) > 1<<24*max(1, len(delta)) {
 			t.Error("more than the delta can say")
