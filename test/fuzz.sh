@@ -2,7 +2,8 @@
 # fuzz.sh [TIME [guided]]: lets every fuzz test invent inputs for TIME (2s), beyond
 # those that "go test" repeats. What one finds is left in its package's
 # testdata/fuzz, to be kept. Guided ones look which inputs reach new code, for
-# which everything is compiled anew, for minutes.
+# which everything is compiled anew, for minutes; the time is for inputs, not for
+# making those smaller that do.
 set -eu
 cd "$(dirname "$0")/.."
 export CGO_ENABLED=0
@@ -14,7 +15,7 @@ trap 'exit 1' INT TERM
 # fuzz lets $name of $folder run for TIME, or as many times as NUMBERx.
 fuzz() { # TIME
 	if [ -n "$guided" ]; then
-		"${GO:-go}" test -run '^$' -fuzz "^$name\$" -fuzztime "$1" "./$folder"
+		"${GO:-go}" test -run '^$' -fuzz "^$name\$" -fuzztime "$1" -fuzzminimizetime 100x "./$folder"
 	else
 		(cd "$folder" && "$tmp/tests" -test.run '^$' -test.fuzz "^$name\$" -test.fuzztime "$1" -test.fuzzcachedir "$tmp/cache")
 	fi </dev/null >"$tmp/said" 2>&1

@@ -25,7 +25,7 @@ type location struct {
 // parseLocation reads a URL, user@host:path, or a local path.
 func parseLocation(raw string) (location, error) {
 	bad := func(why string) (location, error) {
-		return location{}, fault.Errorf(fault.BadTicket, "repository %q: %s", maskUserinfo(raw), why)
+		return location{}, fault.Errorf(fault.BadTicket, "repository %q: %s", bare.ReplaceAllString(wrong.ReplaceAllString(raw, "://***@"), "${1}***@"), why)
 	}
 	if raw == "" {
 		return location{}, fault.Errorf(fault.BadTicket, "no repository is given")
@@ -73,7 +73,7 @@ func parseLocation(raw string) (location, error) {
 
 // String is the location for people: without passwords, and for http(s) without
 // a user's name, which may be a token.
-func (l location) String() string { return maskUserinfo(l.raw) }
+func (l location) String() string { return bare.ReplaceAllString(maskUserinfo(l.raw), "${1}***@") }
 
 // LogValue keeps passwords out of logs.
 func (l location) LogValue() slog.Value { return slog.StringValue(l.String()) }
@@ -156,20 +156,28 @@ func (l location) exists() error {
 	return nil
 }
 
-var userinfo = regexp.MustCompile(`(?i)\b(https?|ssh|git|ftp)(://)([^/@\s]*)@`)
+// What may be a password in a location.
+var (
+	// userinfo is what stands before a URL's host, which may hold more than one @.
+	userinfo = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*)://([^/\s]*)@`)
+	// wrong is the same in what is no URL, where it may hold anything.
+	wrong = regexp.MustCompile(`(?s)://.*@`)
+	// bare is the same where the scheme was left out.
+	bare = regexp.MustCompile(`^([^/@:]*:)[^/@]*@`)
+)
 
-// maskUserinfo hides passwords in all URLs of a text, and for http(s) the name
+// maskUserinfo hides passwords in all URLs of a text, and but for ssh the name
 // too: hosts take a token in its place.
 func maskUserinfo(s string) string {
 	return userinfo.ReplaceAllStringFunc(s, func(m string) string {
 		p := userinfo.FindStringSubmatch(m)
-		user, _, hasPassword := strings.Cut(p[3], ":")
-		if strings.EqualFold(p[1], "ssh") {
-			if !hasPassword {
-				return m
-			}
-			return p[1] + p[2] + user + ":***@"
+		user, _, hasPassword := strings.Cut(p[2], ":")
+		switch {
+		case !strings.EqualFold(p[1], "ssh"):
+			return p[1] + "://***@"
+		case hasPassword:
+			return p[1] + "://" + user + ":***@"
 		}
-		return p[1] + p[2] + "***@"
+		return m
 	})
 }

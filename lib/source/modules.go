@@ -62,15 +62,19 @@ func (c *checkout) module(ctx context.Context, loc location, m *config.Submodule
 		return err
 	}
 	defer f.Close()
-	if _, err := fmt.Fprintf(f, "[submodule %s]\n\tactive = true\n\turl = %s\n", quote(m.Name), quote(where.clean())); err != nil {
+	if _, err := f.WriteString(moduleSection(m.Name, where)); err != nil {
 		return err
 	}
 	return f.Close()
 }
 
+// moduleSection is what git's configuration says of a submodule.
+func moduleSection(name string, where location) string {
+	return fmt.Sprintf("[submodule %s]\n\tactive = true\n\turl = %s\n", quote(name), quote(where.clean()))
+}
+
 // readModules reads .gitmodules out of the commit, by path.
 func readModules(got *filled) (map[string]*config.Submodule, error) {
-	byPath := map[string]*config.Submodule{}
 	for _, e := range got.tree.entries {
 		if e.name != ".gitmodules" || e.mode != filemode.Regular && e.mode != filemode.Executable {
 			continue // a link is not followed, as in git
@@ -79,16 +83,23 @@ func readModules(got *filled) (map[string]*config.Submodule, error) {
 		if err != nil {
 			return nil, err
 		}
-		m := config.NewModules()
 		if typ != plumbing.BlobObject {
 			return nil, badTree("", ".gitmodules is no file")
 		}
-		if err := m.Unmarshal(content); err != nil {
-			return nil, fault.Errorf(fault.Unavailable, "its .gitmodules cannot be read: %w", err)
-		}
-		for _, s := range m.Submodules {
-			byPath[filepath.Clean(s.Path)] = s
-		}
+		return parseModules(content)
+	}
+	return nil, nil
+}
+
+// parseModules reads a .gitmodules, by path.
+func parseModules(content []byte) (map[string]*config.Submodule, error) {
+	m := config.NewModules()
+	if err := m.Unmarshal(content); err != nil {
+		return nil, fault.Errorf(fault.Unavailable, "its .gitmodules cannot be read: %w", err)
+	}
+	byPath := make(map[string]*config.Submodule, len(m.Submodules))
+	for _, s := range m.Submodules {
+		byPath[filepath.Clean(s.Path)] = s
 	}
 	return byPath, nil
 }
