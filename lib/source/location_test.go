@@ -76,6 +76,7 @@ func FuzzLocation(f *testing.F) {
 func FuzzModules(f *testing.F) {
 	f.Add("[submodule \"a\"]\n\tpath = b\n\turl = ../c.git\n")
 	f.Add("[submodule \"a \\\" b\"]\n\tpath = ../b\n\turl = \"https://host/c;d#e\"\n[submodule]\nurl=/etc\n")
+	f.Add("[submodule \"a\\\nb\"]\n\tpath = b\n\turl = ../c.git\n")
 	f.Add("[submodule \"-\"]\n\tpath = -\n\turl = ../../../../..:x\n[core]\n\tx\n")
 	base, err := parseLocation("https://ada:geheim@host/o/r.git")
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
@@ -99,6 +100,9 @@ func parseModules(content []byte) (map[string]*config.Submodule, error) {
 	}
 	byPath := make(map[string]*config.Submodule, len(m.Submodules))
 	for _, s := range m.Submodules {
+		if strings.ContainsAny(s.Name, "\x00\n") { // neither does git; it would be the end of a line there
+			return nil, fault.Errorf(fault.Unavailable, "its .gitmodules cannot be read: the name %q has a control character", s.Name)
+		}
 		byPath[filepath.Clean(s.Path)] = s
 	}
 	return byPath, nil
