@@ -100,7 +100,8 @@ func parseModules(content []byte) (map[string]*config.Submodule, error) {
 	}
 	byPath := make(map[string]*config.Submodule, len(m.Submodules))
 	for _, s := range m.Submodules {
-		if strings.ContainsAny(s.Name, "\x00\n") { // neither does git; it would be the end of a line there
+		// Git does not read a name with a line end, and cuts one with a zero.
+		if strings.ContainsAny(s.Name, "\x00\n") {
 			return nil, fault.Errorf(fault.Unavailable, "its .gitmodules cannot be read: the name %q has a control character", s.Name)
 		}
 		byPath[filepath.Clean(s.Path)] = s

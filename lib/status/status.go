@@ -115,7 +115,9 @@ func newRequest(r build.Report, token string) (*request, error) {
 	}
 	base, err := url.Parse(r.URL)
 	switch {
-	case err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || base.User != nil || strings.ContainsAny(r.URL, "?#"):
+	case err != nil || base.User != nil: // it is not shown, as a password may be in it
+		return nil, fault.Errorf(fault.BadTicket, "status: url: expected the address of an API, as https://host/api/v1, without a user or a password")
+	case base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || strings.ContainsAny(r.URL, "?#"):
 		return nil, fault.Errorf(fault.BadTicket, "status: url: expected the address of an API, as https://host/api/v1, found %.100q", clean(r.URL, 100))
 	case !webhook.ValidRepository(r.Repository), forge != webhook.GitLab && strings.Count(r.Repository, "/") != 1:
 		return nil, fault.Errorf(fault.BadTicket, "status: repository: expected owner/name, found %.100q", r.Repository)

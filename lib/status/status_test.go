@@ -136,7 +136,8 @@ func TestRefusals(t *testing.T) {
 		{"a path", func(r *build.Report) { r.Repository = "o/../admin" }, "", nil, fault.BadTicket, "expected owner/name"},
 		{"a query", func(r *build.Report) { r.Repository = "o/r?x" }, "", nil, fault.BadTicket, "expected owner/name"},
 		{"no commit", func(r *build.Report) { r.Commit = "main" }, "", nil, fault.BadTicket, "expected 40 or 64 hex digits"},
-		{"a password in the address", func(r *build.Report) { r.URL = "http://u:p@h/" }, "", nil, fault.BadTicket, "expected the address of an API"},
+		{"a password in the address", func(r *build.Report) { r.URL = "http://u:p@h/" }, "", nil, fault.BadTicket, "without a user or a password"},
+		{"a password in what is no address", func(r *build.Report) { r.URL = "http://u:" + statustest.Token + "%zz@h/" }, "", nil, fault.BadTicket, "without a user or a password"},
 		{"an address that ends as a query", func(r *build.Report) { r.URL += "?" }, "", nil, fault.BadTicket, "expected the address of an API"},
 		{"an address that ends as a fragment", func(r *build.Report) { r.URL += "#" }, "", nil, fault.BadTicket, "expected the address of an API"},
 		{"no forge", func(r *build.Report) { r.Forge = "sourcehut" }, "", nil, fault.BadTicket, "expected github, gitlab or gitea"},
@@ -154,7 +155,7 @@ func TestRefusals(t *testing.T) {
 			f.Answer(*c.answer)
 		}
 		_, waits, err := post(t, r, token)
-		if fault.Of(err) != c.kind || err == nil || !strings.Contains(err.Error(), c.want) || len(waits) > 0 || strings.ContainsRune(err.Error(), 0x1b) {
+		if fault.Of(err) != c.kind || err == nil || !strings.Contains(err.Error(), c.want) || len(waits) > 0 || strings.Contains(err.Error(), statustest.Token) || strings.ContainsRune(err.Error(), 0x1b) {
 			t.Errorf("%s: (%s) %v, after %v", c.name, fault.Of(err), err, waits)
 		}
 	}
